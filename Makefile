@@ -1,0 +1,93 @@
+# Everything the project does, as words: make up | down | reset | status | test | check | e2e | fuzz | lint | coverage | bench
+#
+# VARIANT chooses how the C code is built, each in its own folder:
+#   release (default), asan (ASan + UBSan), tsan, cov (gcov), next (MESSAGES_VERSION + 1, for the upgrade test)
+
+VARIANT ?= release
+B       := build/$(VARIANT)
+CC      ?= gcc
+
+MSGPACK := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
+PKGS    := libzmq libczmq $(MSGPACK) openssl jansson libcurl libpq hiredis yaml-0.1 libsystemd smartcols
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(B)/gen $(shell pkg-config --cflags $(PKGS) 2>/dev/null | sed 's/-I/-isystem /g') $(DEFINES)
+WARN    := -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wformat=2 \
+           -Wstrict-prototypes -Wmissing-prototypes -Wswitch-enum -Wvla
+COMMON_FLAGS := -std=c17 -g $(WARN) -fstack-protector-strong -fPIE -MMD -MP
+FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2
+FLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FLAGS_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
+FLAGS_cov     := -O0 --coverage -fprofile-update=atomic
+FLAGS_next    := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2 -DMESSAGES_VERSION=2
+LINK_release  := -Wl,-z,relro,-z,now
+LINK_asan     := -fsanitize=address,undefined
+LINK_tsan     := -fsanitize=thread
+LINK_cov      := --coverage
+LINK_next     := $(LINK_release)
+ifneq ($(shell uname -m),x86_64)
+FLAGS_release := $(filter-out -march=%,$(FLAGS_release))
+FLAGS_next    := $(filter-out -march=%,$(FLAGS_next))
+endif
+CFLAGS  += $(COMMON_FLAGS) $(FLAGS_$(VARIANT))
+LDFLAGS += -pie $(LINK_$(VARIANT))
+LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread -lm
+
+SERVICES := edge authz ratelimit keys audit
+COMMON_O := $(patsubst %.c,$(B)/%.o,$(wildcard common/*.c))
+CLI_O    := $(patsubst %.c,$(B)/%.o,$(wildcard cli/*.c))
+# every object of a service but its main.c, so that tests can link them
+service_objects = $(patsubst %.c,$(B)/%.o,$(filter-out %/main.c,$(wildcard services/$(1)/*.c))) \
+                  $(if $(wildcard services/$(1)/schema/*.sql),$(B)/gen/$(1)_schema.o)
+LIBS     := $(foreach s,$(SERVICES),$(B)/lib$(s).a)
+PROGRAMS := $(foreach s,$(SERVICES),$(if $(wildcard services/$(s)/main.c),$(B)/bin/mcpgw-$(s))) \
+            $(if $(wildcard cli/main.c),$(B)/bin/mcpgw)
+UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+EXAMPLES := $(if $(wildcard compose/local/example_server.c),$(B)/bin/mcpgw-example-server)
+
+.PHONY: all clean programs tests up down reset status test check unit service e2e fuzz lint coverage bench docs packages
+.SECONDARY:
+all: programs tests
+
+programs: $(PROGRAMS) $(EXAMPLES)
+tests: $(UNIT)
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+$(B)/gen/%.o: $(B)/gen/%.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+
+# services/X/schema/*.sql become `const struct migration X_migrations[]`
+.SECONDEXPANSION:
+$(B)/gen/%_schema.c: $$(wildcard services/$$*/schema/*.sql) tools/embed_schema
+	@mkdir -p $(@D)
+	tools/embed_schema $* $(filter %.sql,$^) > $@.tmp && mv $@.tmp $@
+
+$(B)/libcommon.a: $(COMMON_O)
+	@rm -f $@; mkdir -p $(@D)
+	ar rcs $@ $^
+define service_rules
+$(B)/lib$(1).a: $(call service_objects,$(1))
+	@rm -f $$@; mkdir -p $$(@D)
+	ar rcs $$@ $$^
+$(B)/bin/mcpgw-$(1): $(B)/services/$(1)/main.o $(B)/lib$(1).a $(B)/libcommon.a
+	@mkdir -p $$(@D)
+	$(CC) $(LDFLAGS) -o $$@ $$^ $(LDLIBS)
+endef
+$(foreach s,$(SERVICES),$(eval $(call service_rules,$(s))))
+
+$(B)/bin/mcpgw: $(CLI_O) $(B)/libcommon.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(B)/bin/mcpgw-example-server: $(B)/compose/local/example_server.o $(B)/libcommon.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/tests/%: $(B)/tests/unit/%.o $(LIBS) $(B)/libcommon.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(B)/libcommon.a $(LDLIBS) -lcmocka
+
+clean:
+	rm -rf build
+
+-include $(shell find build -name '*.d' 2>/dev/null)

@@ -1,0 +1,14 @@
+/* change.h - what a row of mcpgw.change may be about; the numbers stand in the database: append only. */
+#ifndef COMMON_CHANGE_H
+#define COMMON_CHANGE_H
+
+enum change_kind {
+    CHANGE_KEY = 1,        /* digest and key_id */
+    CHANGE_USER = 2,       /* user_id: everything of that user */
+    CHANGE_TENANT = 3,     /* tenant_id */
+    CHANGE_SESSION = 4,
+    CHANGE_SERVER = 5,     /* server (slug) */
+    CHANGE_ALL = 6         /* a bulk change: forget everything */
+};
+
+#endif
