@@ -28,7 +28,7 @@ FLAGS_release := $(filter-out -march=%,$(FLAGS_release))
 FLAGS_next    := $(filter-out -march=%,$(FLAGS_next))
 endif
 CFLAGS  += $(COMMON_FLAGS) $(FLAGS_$(VARIANT))
-LDFLAGS += -pie $(LINK_$(VARIANT))
+LDFLAGS += -pie -Wl,--as-needed $(LINK_$(VARIANT))
 LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lcivetweb -lpthread -lm
 
 SERVICES := edge authz ratelimit keys audit
@@ -43,7 +43,7 @@ PROGRAMS := $(foreach s,$(SERVICES),$(if $(wildcard services/$(s)/main.c),$(B)/b
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 EXAMPLES := $(if $(wildcard compose/local/example_server.c),$(B)/bin/mcpgw-example-server)
 
-.PHONY: all clean programs tests up down reset status test check unit service e2e fuzz lint coverage bench docs packages
+.PHONY: all clean programs tests up down reset status test check e2e fuzz fuzzers lint coverage bench docs
 .SECONDARY:
 all: programs tests
 
@@ -86,6 +86,70 @@ $(B)/bin/mcpgw-example-server: $(B)/compose/local/example_server.o $(B)/libcommo
 $(B)/tests/%: $(B)/tests/unit/%.o $(LIBS) $(B)/libcommon.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(B)/libcommon.a $(LDLIBS) -lcmocka
+
+# ---- what people type --------------------------------------------------------------------------------
+
+INSTALL := compose/local/install
+export MCPGW_HOME MCPGW_LISTEN
+
+up:
+	@$(INSTALL) build run
+	@$(MAKE) --no-print-directory -s -j2 programs
+	@EDGE=$(EDGE) AUTHZ=$(AUTHZ) RATELIMIT=$(RATELIMIT) KEYS=$(KEYS) AUDIT=$(AUDIT) compose/local/up
+down reset status:
+	@compose/local/$@
+
+# Everything, with sanitizers: unit, service, end to end, a short fuzz, lint, coverage.
+test:
+	@$(INSTALL) build run test lint
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
+	@$(MAKE) --no-print-directory -s -j2 fuzzers
+	@tests/run unit service e2e fuzz
+check:
+	@$(INSTALL) build run test
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
+	@tests/run unit service
+e2e:
+	@$(INSTALL) build run test
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
+	@tests/run e2e
+
+FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SOURCES := $(wildcard common/*.c) $(filter-out %/main.c,$(wildcard services/*/*.c))
+FUZZ_O := $(patsubst %.c,build/fuzz/o/%.o,$(FUZZ_SOURCES)) $(foreach s,$(SERVICES),$(if $(wildcard services/$(s)/schema/*.sql),build/fuzz/gen/$(s)_schema.o))
+FUZZ_FLAGS := $(COMMON_FLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+fuzzers: $(FUZZERS)
+build/fuzz/o/%.o: %.c
+	@mkdir -p $(@D)
+	clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
+build/fuzz/gen/%.o: build/release/gen/%.c
+	@mkdir -p $(@D)
+	clang $(CPPFLAGS) $(FUZZ_FLAGS) -c $< -o $@
+build/fuzz/libfuzz.a: $(FUZZ_O)
+	@rm -f $@
+	ar rcs $@ $^
+build/fuzz/%: tests/fuzz/%.c build/fuzz/libfuzz.a
+	clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer $< build/fuzz/libfuzz.a -o $@ $(LDLIBS)
+fuzz: fuzzers
+	@tests/run fuzz
+
+bench:
+	@$(INSTALL) build run bench
+	@$(MAKE) --no-print-directory -s -j2 programs
+	@tests/bench/run
+lint:
+	@$(INSTALL) build lint
+	@tools/lint
+coverage:
+	@$(INSTALL) build run test
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=cov all
+	@VARIANT=cov tests/run unit service
+	@tools/coverage
+docs: $(B)/bin/mcpgw
+	@$(B)/bin/mcpgw docs messages > docs/messages.md
+	@$(B)/bin/mcpgw docs metrics > docs/metrics.md
 
 clean:
 	rm -rf build
