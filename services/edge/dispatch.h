@@ -13,10 +13,44 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/config.h"
 #include "common/error.h"
 #include "common/message.h"
+#include "common/ops.h"
+#include "services/edge/servers.h"
+#include "services/edge/streams.h"
 
 struct dispatch;
+
+/* All pointers must outlive the dispatcher; texts and numbers are the settings of the same names. */
+struct dispatch_options {
+    const struct common_config *config;    /* instance, bus_uids, bus_keys, bus_insecure */
+    const char *bus;                       /* "": ipc:///run/mcpgw/bus/edge-<instance> */
+    const char *bus_record;                /* "": record nothing */
+    const char *spool_dir;
+    uint64_t spool_bytes, segment_bytes;
+    uint64_t lease_ms, stale_grace_ms;
+    uint64_t queue_limit, attempt_ms, manage_ms;
+    uint32_t calls_max;                    /* threads that may be in dispatch_call at once; beyond: ERR_OVERLOADED */
+    bool audit_strict;
+    struct streams *streams;
+    struct servers *servers;
+    struct ops *ops;                       /* facts: authz, ratelimit, keys, servers, feed, spool.  NULL: none are told */
+};
+
+/*
+ * Takes the spool slot, recovers it, binds the five sockets and starts the two threads (dispatcher and spool).
+ * On failure a sentence with the remedy is in reterr.  ERR_CONFLICT: another edge has this address; ERR_DENIED: the
+ * address may not be used as configured; ERR_UNAVAILABLE: a directory or socket cannot be used; ERR_MALFORMED: bad address.
+ */
+enum err dispatch_new(const struct dispatch_options *options, struct dispatch **ret_dispatch,
+                      char *reterr, size_t reterr_size) MUST_CHECK;
+/* Ends streams with "drain" and writes what was counted so far; calls are still served.  Any thread; returns at once. */
+void dispatch_drain(struct dispatch *dispatch);
+/* No call is in work.  Any thread. */
+bool dispatch_is_idle(const struct dispatch *dispatch);
+/* No thread may be in dispatch_call any more.  Closes the epoch: everything spooled is on disk when it returns. */
+void dispatch_destroy(struct dispatch **dispatch);
 
 #define DISPATCH_SLACK_US 5000000u
 
@@ -29,7 +63,7 @@ struct dispatch;
 struct call {
     /* in */
     uint32_t steps;
-    uint64_t deadline_us;                     /* monotonic; for all steps but CALL_MANAGE, which has 5 s of its own */
+    uint64_t deadline_us;                     /* monotonic; for all steps but CALL_MANAGE, which has manage_ms of its own */
     struct verdict_request verdict_request;
     struct manage_request manage_request;
     uint64_t on_failure;                      /* charge_request.on_failure of the route */
@@ -46,14 +80,10 @@ struct call {
 
     /* the dispatcher's own; opaque, zero at first */
     struct {
-        struct call *next;
-        uint32_t index, generation;           /* slot */
+        struct call *next;                    /* in the list of hand-overs, then in that of answers */
         uint32_t state;                       /* futex word */
-        uint32_t step;
-        uint64_t step_started_us, attempt_started_us;
-        uint16_t attempt;
-        struct call *queue_next;
-        uint32_t worker;
+        uint32_t slot;
+        uint64_t sequence;                    /* of its event */
     } own;
 };
 
@@ -63,6 +93,8 @@ struct call {
  * whatever event the caller set (a proxied request that is refused is answered by us).
  * ERR_AUDIT_UNAVAILABLE in call->err: the spool could not take the event; nothing may be answered but that.
  */
+/* With CALL_MANAGE the event's status and outcome are those of the reply.  A caller that asks for CALL_RECORD alone (a
+ * completion) sets the identity, status and, if it is not "allowed", the outcome of the event itself. */
 void dispatch_call(struct dispatch *dispatch, struct call *call);
 
 /* A refusal before authz (malformed, blocked, locked out, shed): counted, one event per address and second. `reason`: static storage. */
