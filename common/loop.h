@@ -25,13 +25,14 @@ enum err loop_watch_socket(struct loop *loop, void *socket, loop_socket_fn *fn, 
 void loop_forget_socket(struct loop *loop, void *socket);
 /* Replaces what was watched for this fd; events 0 forgets it. */
 enum err loop_watch_fd(struct loop *loop, int fd, int events, loop_fd_fn *fn, void *owner) MUST_CHECK;
-/* Returns an id > 0 for loop_cancel; repeat false: once. */
+/* Returns an id > 0 for loop_cancel; 0: too many timers (LOOP_TIMERS_MAX).  Resolution 1 ms. */
 int loop_every(struct loop *loop, uint64_t interval_ms, loop_timer_fn *fn, void *owner);
 int loop_after(struct loop *loop, uint64_t delay_ms, loop_timer_fn *fn, void *owner);
 void loop_cancel(struct loop *loop, int timer);
 /* Runs after every callback that the loop makes: where batches are flushed.  Up to LOOP_HOOKS_MAX, in order of adding. */
 #define LOOP_HOOKS_MAX 8
 enum err loop_add_hook(struct loop *loop, loop_timer_fn *fn, void *owner) MUST_CHECK;
+void loop_remove_hook(struct loop *loop, loop_timer_fn *fn, const void *owner);
 
 /* Until loop_stop() or a fatal poll error (ERR_BUG). */
 enum err loop_run(struct loop *loop) MUST_CHECK;
