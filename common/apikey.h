@@ -1,7 +1,8 @@
 /*
  * apikey.h - the text of an API key.
  *
- * Ours: "mcp_" "1" + 54 letters or digits (321 bits) + 6 of checksum (CRC-32C of all before, base 62) = 65 characters.
+ * Ours: "mcp_" "1" + 54 letters or digits (321 bits) + 6 of checksum (CRC-32C of all before, base 62: 0-9A-Za-z)
+ * = 65 characters.
  * Better-Auth's own keys are a prefix and 64 letters without digits, so the "1" at this place and the length tell them
  * apart; keys of other shapes have no checksum and are simply looked up.
  */

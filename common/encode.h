@@ -15,10 +15,11 @@
 
 /* SHA-256; a context prefetched once per thread (OpenSSL fetches late otherwise, reliability notes). */
 void digest_sha256(const void *bytes, size_t size, uint8_t ret_digest[DIGEST_SIZE]);
-/* HMAC-SHA-256 over up to three spans (a size of 0 skips one). */
+/* HMAC-SHA-256 over a and then b (a size of 0 skips one). */
 void digest_hmac(const void *key, size_t key_size, const void *a, size_t a_size,
                  const void *b, size_t b_size, uint8_t ret_mac[DIGEST_SIZE]);
 uint32_t crc32c(uint32_t crc, const void *bytes, size_t size);    /* RFC 3720 B.4; hardware where there is */
+uint32_t crc32c_portable(uint32_t crc, const void *bytes, size_t size);    /* the same from a table */
 
 /* RFC 4648 5, no padding, NUL-terminated; `text` holds 4*ceil(size/3)+1 bytes. */
 void base64url_encode(const uint8_t *bytes, size_t size, char *text);

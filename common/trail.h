@@ -14,6 +14,7 @@
  *
  *    record:  u32 size of the body | u16 code | u16 zero | u64 time, Unix microseconds | body (messages.def)
  *
+ * mac = HMAC-SHA-256(key, bytes 0 to 87 and then the records).
  * The record's sequence is the block's first sequence plus its position: gapless within (producer, epoch).
  * A segment file `<slot>/<epoch>-<first sequence>.seg` (20 digits each) is blocks one after another, then zeroes.
  */
