@@ -269,6 +269,14 @@ enum err loop_watch_fd(struct loop *loop, int fd, int events, loop_fd_fn *fn, vo
     return events == 0 ? ERR_OK : add_watch(loop, &wanted);
 }
 
+void loop_forget_fd(struct loop *loop, int fd)
+{
+    struct watch *watch = find_watch(loop, NULL, fd);
+
+    if (watch != NULL)
+        remove_watch(loop, watch);
+}
+
 static struct timer *free_timer(struct loop *loop)
 {
     for (size_t i = 0; i < loop->timer_count; i++)

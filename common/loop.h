@@ -25,6 +25,7 @@ enum err loop_watch_socket(struct loop *loop, void *socket, loop_socket_fn *fn, 
 void loop_forget_socket(struct loop *loop, void *socket);
 /* Replaces what was watched for this fd; events 0 forgets it. */
 enum err loop_watch_fd(struct loop *loop, int fd, int events, loop_fd_fn *fn, void *owner) MUST_CHECK;
+void loop_forget_fd(struct loop *loop, int fd);    /* before it is closed */
 /* Returns an id > 0 for loop_cancel; 0: too many timers (LOOP_TIMERS_MAX).  Resolution 1 ms. */
 int loop_every(struct loop *loop, uint64_t interval_ms, loop_timer_fn *fn, void *owner);
 int loop_after(struct loop *loop, uint64_t delay_ms, loop_timer_fn *fn, void *owner);
