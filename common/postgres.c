@@ -449,6 +449,8 @@ static void on_check(void *owner)
 
     if (postgres->doomed && postgres->drop_timer == 0)
         drop(postgres, "no descriptor can be watched");
+    else if (postgres->state == STATE_DOWN && postgres->retry_timer == 0)
+        start_connecting(postgres);
     else if (postgres->state == STATE_CONNECTING && now_us - postgres->connecting_since_us > CONNECT_US)
         drop(postgres, "connecting took too long");
     else if (postgres->used > 0 && now_us - postgres->progress_us > 2000u * (uint64_t)postgres->timeout_ms)
