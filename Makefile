@@ -1,7 +1,7 @@
 # Everything the project does, as words: make up | down | reset | status | test | check | e2e | fuzz | lint | coverage | bench
 #
 # VARIANT chooses how the C code is built, each in its own folder:
-#   release (default), asan (ASan + UBSan), tsan, cov (gcov), next (MESSAGES_VERSION + 1, for the upgrade test)
+#   release (default), asan (ASan + UBSan), tsan, cov (gcov), next (one MESSAGES_VERSION higher, for the upgrade test)
 
 VARIANT ?= release
 B       := build/$(VARIANT)
@@ -17,7 +17,7 @@ FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2
 FLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
 FLAGS_cov     := -O0 --coverage -fprofile-update=atomic
-FLAGS_next    := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2 -DMESSAGES_VERSION=2
+FLAGS_next    := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2 -DMESSAGES_NEXT
 LINK_release  := -Wl,-z,relro,-z,now
 LINK_asan     := -fsanitize=address,undefined
 LINK_tsan     := -fsanitize=thread

@@ -14,9 +14,15 @@
 
 #include "common/error.h"
 
-/* Receivers accept this version and the one before; -DMESSAGES_VERSION=2 builds the suite the upgrade test needs. */
-#ifndef MESSAGES_VERSION
-#define MESSAGES_VERSION 1
+/*
+ * The version of messages.def.  Receivers accept it and the one before.  The upgrade test builds the suite with
+ * -DMESSAGES_NEXT (make VARIANT=next): one version higher, with a field appended to the messages of the request path.
+ */
+#define MESSAGES_RELEASED 1
+#ifdef MESSAGES_NEXT
+#define MESSAGES_VERSION (MESSAGES_RELEASED + 1)
+#else
+#define MESSAGES_VERSION MESSAGES_RELEASED
 #endif
 #define MESSAGES_VERSION_OLDEST (MESSAGES_VERSION > 1 ? MESSAGES_VERSION - 1 : 1)
 

@@ -55,6 +55,7 @@ def _read_rows():
     types = {}
     text = (ROOT / "common/messages.def").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"^#ifdef MESSAGES_NEXT$.*?^#endif$", "", text, flags=re.S | re.M)
     row = re.compile(r'^\s*(MESSAGE|FIELD)\((.*)\)\s*$')
     current = None
     for line in text.splitlines():
