@@ -174,23 +174,31 @@ static bool is_known_version(unsigned version)
     return version >= 1 && version <= MESSAGES_VERSION;
 }
 
-/* Eight bytes at a time: a byte is printable ASCII when neither it, nor it + 1, nor it - 0x20 has its high bit set.
- * A borrow or carry out of a byte only starts at a byte that is refused anyway. */
-static bool is_printable(const char *text, size_t size)
+/* High bits are set for bytes that are not printable ASCII: those that have it themselves, or plus 1, or minus 0x20.
+ * A carry or borrow between bytes only starts at a byte that is refused anyway. */
+static uint64_t unprintable(uint64_t word)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101);
-    uint64_t bad = 0;
-    uint64_t word;
 
-    for (; size >= sizeof word; text += sizeof word, size -= sizeof word) {
-        memcpy(&word, text, sizeof word);
-        bad |= word | (word + ones) | (word - 0x20 * ones);
+    return (word | (word + ones) | (word - 0x20 * ones)) & (0x80 * ones);
+}
+
+/* Eight bytes at a time; the last eight may overlap those before.  Short texts are filled up with blanks. */
+static inline bool is_printable(const char *text, size_t size)
+{
+    uint64_t word = UINT64_C(0x2020202020202020);
+    uint64_t bad = 0;
+
+    if (size < sizeof word) {
+        memcpy(&word, text, size);
+        return unprintable(word) == 0;
     }
-    for (; size > 0; text++, size--) {
-        word = (uint8_t)*text;
-        bad |= word | (word + 1) | (word - 0x20);
+    for (size_t at = 0; at < size - sizeof word; at += sizeof word) {
+        memcpy(&word, text + at, sizeof word);
+        bad |= unprintable(word);
     }
-    return (bad & (0x80 * ones)) == 0;
+    memcpy(&word, text + size - sizeof word, sizeof word);
+    return (bad | unprintable(word)) == 0;
 }
 
 /* --- encode ---------------------------------------------------------------------------- */
@@ -201,10 +209,8 @@ struct sink {
     bool is_full;
 };
 
-static int sink_write(void *data, const char *bytes, size_t size)
+static inline int sink_write(struct sink *sink, const void *bytes, size_t size)
 {
-    struct sink *sink = data;
-
     if (size > sink->capacity - sink->size) {
         sink->is_full = true;
         return -1;
@@ -214,69 +220,76 @@ static int sink_write(void *data, const char *bytes, size_t size)
     return 0;
 }
 
-static int pack_text(msgpack_packer *packer, const struct field *field, const char *text)
+/* msgpack-c's packers once more, as pack_uint64(), pack_str(), ... over our sink: its own make a call through a pointer
+ * for every few bytes, which was half the time of an encode. */
+#define msgpack_pack_inline_func(name)              static inline int pack##name
+#define msgpack_pack_user                           struct sink *
+#define msgpack_pack_append_buffer(user, from, len) return sink_write(user, from, len)
+#include <msgpack/pack_template.h>
+
+static int put_text(struct sink *sink, const struct field *field, const char *text)
 {
     size_t size = strnlen(text, field->limit + 1);
 
     if (size > field->limit || !is_printable(text, size))
         return -1;
-    if (msgpack_pack_str(packer, size) != 0)
+    if (pack_str(sink, size) != 0)
         return -1;
-    return msgpack_pack_str_body(packer, text, size);
+    return pack_str_body(sink, text, size);
 }
 
-static int pack_texts(msgpack_packer *packer, const struct field *field, const void *message)
+static int put_texts(struct sink *sink, const struct field *field, const void *message)
 {
     uint32_t count = length_of(field, message);
 
-    if (count > field->count || msgpack_pack_array(packer, count) != 0)
+    if (count > field->count || pack_array(sink, count) != 0)
         return -1;
     for (uint32_t i = 0; i < count; i++)
-        if (pack_text(packer, field, text_at(field, message, i)) != 0)
+        if (put_text(sink, field, text_at(field, message, i)) != 0)
             return -1;
     return 0;
 }
 
-static int pack_bytes(msgpack_packer *packer, const struct field *field, const uint8_t *bytes, size_t size)
+static int put_bytes(struct sink *sink, const struct field *field, const uint8_t *bytes, size_t size)
 {
     if (size > field->limit || (bytes == NULL && size > 0))
         return -1;
-    if (msgpack_pack_bin(packer, size) != 0)
+    if (pack_bin(sink, size) != 0)
         return -1;
-    return size == 0 ? 0 : msgpack_pack_bin_body(packer, bytes, size);
+    return size == 0 ? 0 : pack_bin_body(sink, bytes, size);
 }
 
-static int pack_value(msgpack_packer *packer, const struct field *field, const void *message)
+static int put_value(struct sink *sink, const struct field *field, const void *message)
 {
     struct view view;
 
     switch (field->type) {
     case FIELD_U64:
-        return msgpack_pack_uint64(packer, number_of(field, message));
+        return pack_uint64(sink, number_of(field, message));
     case FIELD_FLAG:
-        return flag_of(field, message) ? msgpack_pack_true(packer) : msgpack_pack_false(packer);
+        return flag_of(field, message) ? pack_true(sink) : pack_false(sink);
     case FIELD_TEXT:
-        return pack_text(packer, field, text_at(field, message, 0));
+        return put_text(sink, field, text_at(field, message, 0));
     case FIELD_BYTES:
-        return pack_bytes(packer, field, value_of(field, message), length_of(field, message));
+        return put_bytes(sink, field, value_of(field, message), length_of(field, message));
     case FIELD_TEXTS:
-        return pack_texts(packer, field, message);
+        return put_texts(sink, field, message);
     case FIELD_VIEW:
         view = view_of(field, message);
-        return pack_bytes(packer, field, view.bytes, view.size);
+        return put_bytes(sink, field, view.bytes, view.size);
     }
     return -1;
 }
 
-static int pack_fields(msgpack_packer *packer, const struct message_type *type, size_t count, const void *message)
+static int put_fields(struct sink *sink, const struct message_type *type, size_t count, const void *message)
 {
-    if (msgpack_pack_array(packer, count) != 0)
+    if (pack_array(sink, count) != 0)
         return -1;
     for (size_t i = 0; i < count; i++) {
         const struct field *field = &type->fields[i];
         bool is_nil = field->presence == FIELD_OPTIONAL && !has_value(field, message);
 
-        if ((is_nil ? msgpack_pack_nil(packer) : pack_value(packer, field, message)) != 0)
+        if ((is_nil ? pack_nil(sink) : put_value(sink, field, message)) != 0)
             return -1;
     }
     return 0;
@@ -286,12 +299,10 @@ enum err message_encode(const struct message_type *type, unsigned version, const
                         uint8_t *buffer, size_t capacity, size_t *ret_size)
 {
     struct sink sink = { .bytes = buffer, .capacity = capacity < type->body_limit ? capacity : type->body_limit };
-    msgpack_packer packer;
 
     if (!is_known_version(version))
         return ERR_BUG;
-    msgpack_packer_init(&packer, &sink, sink_write);
-    if (pack_fields(&packer, type, known_fields(type, version), message) != 0)
+    if (put_fields(&sink, type, known_fields(type, version), message) != 0)
         return sink.is_full ? ERR_TOO_LARGE : ERR_BUG;
     *ret_size = sink.size;
     return ERR_OK;
