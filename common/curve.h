@@ -17,13 +17,14 @@
 
 struct curve;    /* our certificate and the public keys by role */
 
-/* NULL in *ret_curve when bus_keys is empty.  ERR_MALFORMED/ERR_NOT_FOUND with a sentence in reterr: a file is missing,
+/* NULL in *ret_curve when bus_keys is empty.  Also reads bus_uids, to refuse a bad one at start.  ERR_MALFORMED/ERR_NOT_FOUND with a sentence in reterr: a file is missing,
  * unreadable, readable by others, or not a key. */
 enum err curve_new(enum service role, const struct common_config *config, struct curve **ret_curve,
                    char *reterr, size_t reterr_size) MUST_CHECK;
 void curve_destroy(struct curve **curve);
 
-/* Before bind (edge; starts the ZAP handler in this context the first time) and before connect (worker; the server is role EDGE). */
+/* Before bind (edge; starts the ZAP handler in this context the first time) and before connect (worker; the server is role EDGE).
+ * For tcp:// only, on both sides: ipc is judged by the peer's user.  A NULL curve does nothing and is ERR_OK. */
 enum err curve_serve(struct curve *curve, void *context, void *socket) MUST_CHECK;
 enum err curve_join(struct curve *curve, void *socket) MUST_CHECK;
 
