@@ -6,6 +6,9 @@
 VARIANT ?= release
 B       := build/$(VARIANT)
 CC      ?= gcc
+# make V=1 shows the commands
+V       ?=
+Q       := $(if $(V),,@)
 
 MSGPACK := $(shell pkg-config --exists msgpack-c 2>/dev/null && echo msgpack-c || echo msgpack)
 PKGS    := libzmq libczmq $(MSGPACK) openssl jansson libcurl libpq hiredis yaml-0.1 libsystemd smartcols
@@ -52,40 +55,42 @@ tests: $(UNIT)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	$(if $(V),,@echo "  CC    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 $(B)/gen/%.o: $(B)/gen/%.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	$(if $(V),,@echo "  CC    $@")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 # services/X/schema/*.sql become `const struct migration X_migrations[]`
 .SECONDEXPANSION:
 $(B)/gen/%_schema.c: $$(wildcard services/$$*/schema/*.sql) tools/embed_schema
 	@mkdir -p $(@D)
-	tools/embed_schema $* $(filter %.sql,$^) > $@.tmp && mv $@.tmp $@
+	$(Q)tools/embed_schema $* $(filter %.sql,$^) > $@.tmp && mv $@.tmp $@
 
 $(B)/libcommon.a: $(COMMON_O)
 	@rm -f $@; mkdir -p $(@D)
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 define service_rules
 $(B)/lib$(1).a: $(call service_objects,$(1))
 	@rm -f $$@; mkdir -p $$(@D)
-	ar rcs $$@ $$^
+	$(Q)ar rcs $$@ $$^
 $(B)/bin/mcpgw-$(1): $(B)/services/$(1)/main.o $(B)/lib$(1).a $(B)/libcommon.a
 	@mkdir -p $$(@D)
-	$(CC) $(LDFLAGS) -o $$@ $$^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $$@ $$^ $(LDLIBS)
 endef
 $(foreach s,$(SERVICES),$(eval $(call service_rules,$(s))))
 
 $(B)/bin/mcpgw: $(CLI_O) $(B)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/bin/mcpgw-example-server: $(B)/compose/local/example_server.o $(B)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/tests/%: $(B)/tests/unit/%.o $(LIBS) $(B)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(B)/libcommon.a $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(B)/libcommon.a $(LDLIBS) -lcmocka
 
 # ---- what people type --------------------------------------------------------------------------------
 
@@ -123,15 +128,15 @@ FUZZ_FLAGS := $(COMMON_FLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-rec
 fuzzers: $(FUZZERS)
 build/fuzz/o/%.o: %.c
 	@mkdir -p $(@D)
-	clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
+	$(Q)clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link -c $< -o $@
 build/fuzz/gen/%.o: build/release/gen/%.c
 	@mkdir -p $(@D)
-	clang $(CPPFLAGS) $(FUZZ_FLAGS) -c $< -o $@
+	$(Q)clang $(CPPFLAGS) $(FUZZ_FLAGS) -c $< -o $@
 build/fuzz/libfuzz.a: $(FUZZ_O)
 	@rm -f $@
-	ar rcs $@ $^
+	$(Q)ar rcs $@ $^
 build/fuzz/%: tests/fuzz/%.c build/fuzz/libfuzz.a
-	clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer $< build/fuzz/libfuzz.a -o $@ $(LDLIBS)
+	$(Q)clang $(CPPFLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer $< build/fuzz/libfuzz.a -o $@ $(LDLIBS)
 fuzz: fuzzers
 	@tests/run fuzz
 
