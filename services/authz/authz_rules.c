@@ -1,0 +1,151 @@
+#include "services/authz/authz_rules.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/cleanup.h"
+#include "common/scope.h"
+
+DEFINE_DESTROY(json_destroy, json_t, json_decref)
+
+uint64_t authz_scopes(const char *permissions, const char *resource)
+{
+    OWNED(json_destroy) json_t *root = NULL;
+    const json_t *actions;
+    uint64_t scopes = 0;
+    enum scope scope;
+
+    if (permissions[0] == '\0' || strlen(permissions) > AUTHZ_PERMISSIONS_MAX)
+        return 0;
+    root = json_loads(permissions, JSON_REJECT_DUPLICATES, NULL);
+    actions = json_object_get(root, resource);
+    if (!json_is_array(actions))
+        return 0;
+    for (size_t i = 0; i < json_array_size(actions); i++) {
+        const json_t *action = json_array_get(actions, i);
+
+        if (json_is_string(action) && scope_parse(json_string_value(action), json_string_length(action), &scope))
+            scopes |= UINT64_C(1) << scope;
+    }
+    return scopes_close(scopes);
+}
+
+/* Copies an id that a message can carry: printable ASCII within its limit. */
+static bool take_text(const char *from, char *to, size_t limit)
+{
+    size_t length = strlen(from);
+
+    if (length > limit)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        if (from[i] < 0x20 || from[i] > 0x7e)
+            return false;
+    }
+    memcpy(to, from, length + 1);
+    return true;
+}
+
+/* A limit of 0 still admits one request per window, as it does in Better-Auth; a window of 0 limits nothing there. */
+static void take_rate(const struct authz_row *row, struct authz_facts *facts)
+{
+    if (!row->rate_is_set || row->rate_window_ms <= 0)
+        return;
+    if (row->rate_max == PLUGIN_RATE_MAX && row->rate_window_ms == PLUGIN_RATE_WINDOW_MS)
+        return;
+    facts->rate_requests = row->rate_max > 0 ? (uint64_t)row->rate_max : 1;
+    facts->rate_window_s = ((uint64_t)row->rate_window_ms + 999) / 1000;
+}
+
+void authz_facts_of(const struct authz_row *row, const char *resource, struct authz_facts *ret_facts)
+{
+    struct authz_facts facts = {
+        .enabled = row->enabled, .revoked = row->revoked, .is_organization = row->is_organization,
+        .owner_exists = row->owner_exists, .owner_banned = row->owner_banned,
+        .organization_count = row->organization_count, .expires_us = row->expires_us,
+        .scopes = authz_scopes(row->permissions, resource),
+    };
+
+    take_rate(row, &facts);
+    /* "user:" and "org:" are put before a reference, and the longest user id of a message is AUTHZ_ID_MAX. */
+    facts.usable = row->key_id[0] != '\0' && row->reference_id[0] != '\0'
+                   && take_text(row->key_id, facts.key_id, AUTHZ_ID_MAX)
+                   && take_text(row->reference_id, facts.reference_id, AUTHZ_ID_MAX - strlen("org:"))
+                   && take_text(row->side_tenant_id, facts.side_tenant_id, AUTHZ_TENANT_MAX)
+                   && take_text(row->organization_id, facts.organization_id, AUTHZ_ID_MAX);
+    *ret_facts = facts;
+}
+
+enum err authz_tenant(const struct authz_facts *facts, char ret_tenant[AUTHZ_TENANT_MAX + 1])
+{
+    const char *name = facts->reference_id;
+
+    if (!facts->is_organization && facts->side_tenant_id[0] != '\0') {
+        name = facts->side_tenant_id;
+    } else if (!facts->is_organization) {
+        if (facts->organization_count > 1)
+            return ERR_DENIED;
+        name = facts->organization_id;
+    }
+    if (name[0] != '\0')
+        snprintf(ret_tenant, AUTHZ_TENANT_MAX + 1, "%s", name);
+    else
+        snprintf(ret_tenant, AUTHZ_TENANT_MAX + 1, "user:%s", facts->reference_id);
+    return ERR_OK;
+}
+
+/* Why a key does not verify, in the trail's words; NULL: it does. */
+static const char *refusal_of(const struct authz_facts *facts, uint64_t now_us)
+{
+    if (!facts->usable)
+        return "unusable";
+    if (facts->revoked)
+        return "revoked";
+    if (!facts->enabled)
+        return "disabled";
+    if (facts->expires_us != 0 && now_us > facts->expires_us)
+        return "expired";
+    if (!facts->owner_exists)
+        return "owner_missing";
+    if (facts->owner_banned)
+        return "owner_banned";
+    return NULL;
+}
+
+static void refuse(struct verdict *verdict, enum err err, const char *reason)
+{
+    verdict->error = err;
+    snprintf(verdict->reason, sizeof verdict->reason, "%s", reason);
+}
+
+void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now_us, struct verdict *ret_verdict)
+{
+    struct verdict *v = ret_verdict;
+    const char *reason;
+
+    *v = (struct verdict){ .error = ERR_OK, .auth_method = AUTH_API_KEY };
+    if (facts == NULL) {
+        refuse(v, ERR_UNVERIFIED, "unknown");
+        return;
+    }
+    memcpy(v->key_id, facts->key_id, sizeof v->key_id);
+    reason = refusal_of(facts, now_us);
+    if (reason != NULL) {
+        refuse(v, ERR_UNVERIFIED, reason);
+        return;
+    }
+    if (facts->is_organization)
+        snprintf(v->user_id, sizeof v->user_id, "org:%.60s", facts->reference_id);
+    else
+        snprintf(v->user_id, sizeof v->user_id, "%s", facts->reference_id);
+    v->scopes = facts->scopes;
+    v->tier = (facts->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY;
+    v->rate_requests = facts->rate_requests;
+    v->rate_window_s = facts->rate_window_s;
+    v->expires_s = facts->expires_us / 1000000;
+    if (authz_tenant(facts, v->tenant_id) != ERR_OK)
+        refuse(v, ERR_DENIED, "tenant_ambiguous");
+    else if (!scopes_cover(facts->scopes, needed))
+        refuse(v, ERR_DENIED, "scope");
+}
