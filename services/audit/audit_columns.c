@@ -185,13 +185,13 @@ static uint32_t hash_text(const uint8_t *text, size_t size)
 
 static void set_put(struct set *set, struct array *array, const uint8_t *text, size_t size)
 {
-    uint32_t slot = hash_text(text, size) % SET_SLOTS;
+    uint32_t slot;
     uint8_t length[4];
 
     if (size == 0)
         return;
     put_u32(length, (uint32_t)size);
-    for (; set->slots[slot] != 0; slot = (slot + 1) % SET_SLOTS) {
+    for (slot = hash_text(text, size) % SET_SLOTS; set->slots[slot] != 0; slot = (slot + 1) % SET_SLOTS) {
         const uint8_t *element = array->bytes + set->slots[slot];
 
         if (memcmp(element, length, 4) == 0 && memcmp(element + 4, text, size) == 0)

@@ -1,13 +1,19 @@
 -- The audit trail: where each producer's stream has got to, its events as columnar batches, and what could not be read.
 
+-- Roles belong to the whole cluster: another database's migration may have made them, or be making them now.
 DO $$
+DECLARE
+    wanted text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mcpgw_audit') THEN
-        CREATE ROLE mcpgw_audit LOGIN;
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'mcpgw_keys') THEN
-        CREATE ROLE mcpgw_keys LOGIN;
-    END IF;
+    FOREACH wanted IN ARRAY ARRAY['mcpgw_audit', 'mcpgw_keys'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I LOGIN', wanted);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
 END $$;
 
 CREATE SCHEMA IF NOT EXISTS audit;
@@ -146,19 +152,21 @@ FROM audit.batch b,
             address, method, path, server, tool, status, latency_us, bytes, requests, details, position);
 
 -- Newest events first, without opening more batches than the answer needs.  NULL: no restriction.
--- The newest `max_events` all lie at or after the moment from which whole batches hold that many; with a key or user
--- each batch is known to hold at least one, so that many batches are enough.
+-- Each candidate batch holds at least one event that is wanted, at its last_at or (with a key or user) somewhere in it, so
+-- max_events batches are enough; without a filter the newest max_events all lie at or after the moment from which whole
+-- batches hold that many.
 CREATE FUNCTION audit.recent(since timestamptz, until timestamptz, wanted_key text, wanted_user text, max_events integer)
 RETURNS SETOF audit.event
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 WITH candidate AS MATERIALIZED (
-    SELECT b.producer, b.epoch, b.first_seq, b.first_at, b.last_at, b.count
+    SELECT b.*
     FROM audit.batch b
     WHERE (wanted_key IS NULL OR b.keys @> ARRAY[wanted_key])
       AND (wanted_user IS NULL OR b.users @> ARRAY[wanted_user])
       AND (since IS NULL OR b.last_at >= since) AND (until IS NULL OR b.first_at < until)
     ORDER BY b.last_at DESC
-    LIMIT max_events
+    LIMIT max_events + CASE WHEN until IS NULL THEN 0 ELSE
+        (SELECT count(*) FROM audit.batch a WHERE a.first_at < until AND a.last_at >= until) END
 ), horizon AS (
     SELECT max(first_at) AS first_at
     FROM (SELECT first_at, sum(count) OVER (ORDER BY first_at DESC) AS whole FROM candidate
@@ -169,16 +177,15 @@ SELECT b.producer || '-' || b.epoch || '-' || (b.first_seq + e.position - 1),
        e.at, e.event, e.outcome, e.reason, e.request_id, e.user_id, e.tenant_id, e.auth_method, e.key_id,
        e.address, e.method, e.path, e.server, e.tool, e.status, e.latency_us, e.bytes, e.requests,
        b.producer, b.epoch, b.first_seq + e.position - 1, audit.details_json(e.details)
-FROM horizon, candidate c
-JOIN audit.batch b ON b.producer = c.producer AND b.epoch = c.epoch AND b.first_seq = c.first_seq AND b.last_at = c.last_at,
+FROM horizon, candidate b,
      unnest(b.at, b.event, b.outcome, b.reason, b.request_id, b.user_id, b.tenant_id, b.auth_method, b.key_id,
             b.address, b.method, b.path, b.server, b.tool, b.status, b.latency_us, b.bytes, b.requests, b.details)
      WITH ORDINALITY AS e (at, event, outcome, reason, request_id, user_id, tenant_id, auth_method, key_id,
             address, method, path, server, tool, status, latency_us, bytes, requests, details, position)
-WHERE (horizon.first_at IS NULL OR c.last_at >= horizon.first_at)
+WHERE (horizon.first_at IS NULL OR b.last_at >= horizon.first_at)
   AND (wanted_key IS NULL OR e.key_id = wanted_key) AND (wanted_user IS NULL OR e.user_id = wanted_user)
   AND (since IS NULL OR e.at >= since) AND (until IS NULL OR e.at < until)
-ORDER BY e.at DESC, b.producer, b.epoch, b.first_seq + e.position - 1 DESC
+ORDER BY e.at DESC, 1 DESC
 LIMIT max_events
 $$;
 
