@@ -8,7 +8,7 @@ static const uint8_t head[4] = { 'M', 'G', 'V', ENTRY_VERSION };
 
 enum {
     FLAG_USABLE = 1, FLAG_ENABLED = 2, FLAG_REVOKED = 4, FLAG_IS_ORGANIZATION = 8, FLAG_OWNER_EXISTS = 16,
-    FLAG_OWNER_BANNED = 32
+    FLAG_OWNER_BANNED = 32, FLAGS_ALL = 63
 };
 
 _Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + DIGEST_SIZE <= ENTRY_SIZE_MAX,
@@ -119,6 +119,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     get_text(&reader, facts.side_tenant_id, AUTHZ_TENANT_MAX);
     get_text(&reader, facts.organization_id, AUTHZ_ID_MAX);
     flags = get_u8(&reader);
+    reader.sound = reader.sound && flags <= FLAGS_ALL;
     facts.usable = (flags & FLAG_USABLE) != 0;
     facts.enabled = (flags & FLAG_ENABLED) != 0;
     facts.revoked = (flags & FLAG_REVOKED) != 0;
