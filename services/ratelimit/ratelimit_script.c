@@ -1,0 +1,11 @@
+/* ratelimit_script.c - ratelimit.lua as bytes; the assembler reads the file, so it stays one readable script. */
+#include "services/ratelimit/ratelimit_script.h"
+
+__asm__(".section .rodata\n"
+        ".global ratelimit_script\n"
+        ".global ratelimit_script_end\n"
+        "ratelimit_script:\n"
+        ".incbin \"services/ratelimit/ratelimit.lua\"\n"
+        "ratelimit_script_end:\n"
+        ".byte 0\n"
+        ".text\n");
