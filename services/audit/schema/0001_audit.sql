@@ -151,38 +151,38 @@ FROM audit.batch b,
      WITH ORDINALITY AS e (at, event, outcome, reason, request_id, user_id, tenant_id, auth_method, key_id,
             address, method, path, server, tool, status, latency_us, bytes, requests, details, position);
 
--- Newest events first, without opening more batches than the answer needs.  NULL: no restriction.
--- Each candidate batch holds at least one event that is wanted, at its last_at or (with a key or user) somewhere in it, so
--- max_events batches are enough; without a filter the newest max_events all lie at or after the moment from which whole
--- batches hold that many.
+-- Newest events first, opening few more batches than the answer needs.  NULL: no restriction.
+-- A batch wholly inside the time asked for holds `count` wanted events, or at least one when a key or user is asked for, and
+-- all of them at or after its first_at.  So there is a moment (the horizon) at or after which batches hold max_events: what
+-- ended before it cannot be in the answer.
 CREATE FUNCTION audit.recent(since timestamptz, until timestamptz, wanted_key text, wanted_user text, max_events integer)
 RETURNS SETOF audit.event
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-WITH candidate AS MATERIALIZED (
-    SELECT b.*
+WITH inside AS (
+    SELECT b.first_at, CASE WHEN wanted_key IS NULL AND wanted_user IS NULL THEN b.count ELSE 1 END AS weight
     FROM audit.batch b
     WHERE (wanted_key IS NULL OR b.keys @> ARRAY[wanted_key])
       AND (wanted_user IS NULL OR b.users @> ARRAY[wanted_user])
-      AND (since IS NULL OR b.last_at >= since) AND (until IS NULL OR b.first_at < until)
+      AND b.last_at < coalesce(until, 'infinity') AND b.first_at >= coalesce(since, '-infinity')
     ORDER BY b.last_at DESC
-    LIMIT max_events + CASE WHEN until IS NULL THEN 0 ELSE
-        (SELECT count(*) FROM audit.batch a WHERE a.first_at < until AND a.last_at >= until) END
+    LIMIT max_events
 ), horizon AS (
-    SELECT max(first_at) AS first_at
-    FROM (SELECT first_at, sum(count) OVER (ORDER BY first_at DESC) AS whole FROM candidate
-          WHERE until IS NULL OR last_at < until) AS c
-    WHERE whole >= max_events AND wanted_key IS NULL AND wanted_user IS NULL
+    SELECT coalesce(max(i.first_at), since, '-infinity') AS at
+    FROM (SELECT first_at, sum(weight) OVER (ORDER BY first_at DESC) AS whole FROM inside) i
+    WHERE i.whole >= max_events
 )
 SELECT b.producer || '-' || b.epoch || '-' || (b.first_seq + e.position - 1),
        e.at, e.event, e.outcome, e.reason, e.request_id, e.user_id, e.tenant_id, e.auth_method, e.key_id,
        e.address, e.method, e.path, e.server, e.tool, e.status, e.latency_us, e.bytes, e.requests,
        b.producer, b.epoch, b.first_seq + e.position - 1, audit.details_json(e.details)
-FROM horizon, candidate b,
+FROM audit.batch b,
      unnest(b.at, b.event, b.outcome, b.reason, b.request_id, b.user_id, b.tenant_id, b.auth_method, b.key_id,
             b.address, b.method, b.path, b.server, b.tool, b.status, b.latency_us, b.bytes, b.requests, b.details)
      WITH ORDINALITY AS e (at, event, outcome, reason, request_id, user_id, tenant_id, auth_method, key_id,
             address, method, path, server, tool, status, latency_us, bytes, requests, details, position)
-WHERE (horizon.first_at IS NULL OR b.last_at >= horizon.first_at)
+WHERE b.last_at >= (SELECT at FROM horizon) AND b.first_at < coalesce(until, 'infinity')
+  AND (wanted_key IS NULL OR b.keys @> ARRAY[wanted_key])
+  AND (wanted_user IS NULL OR b.users @> ARRAY[wanted_user])
   AND (wanted_key IS NULL OR e.key_id = wanted_key) AND (wanted_user IS NULL OR e.user_id = wanted_user)
   AND (since IS NULL OR e.at >= since) AND (until IS NULL OR e.at < until)
 ORDER BY e.at DESC, 1 DESC
