@@ -29,6 +29,7 @@ struct bus_token {
     uint64_t epoch, batch, request_id;
     uint64_t deadline_us;     /* in our own monotonic clock (converted by the smallest received-sent seen); 0: none */
     uint16_t attempt;
+    uint32_t slot, slot_generation;    /* the bus's own, for bus_outstanding */
 };
 
 /* One row per message received.  A NULL function ends the table. */
@@ -47,10 +48,11 @@ struct bus_handler {
 
 struct bus_options {
     enum service role;
-    uint64_t credits;                       /* most requests in work at once, told in READY */
+    uint64_t credits;                       /* most requests in work at once, told in READY; 1 or more */
     const struct bus_handler *handlers;
     /* Called after the last item of a received frame (NULL: not needed): ratelimit makes one script call of it.
-     * `epoch` and `batch` name it for ever: a re-sent batch carries the same two and the same items. */
+     * `epoch` and `batch` name it for ever: a re-sent batch carries the same two and the same items.  So with this
+     * function set, a frame is dropped as expired only when all of its requests are; without it, each by itself. */
     void (*on_batch_end)(void *owner, uint32_t edge, uint64_t epoch, uint64_t batch);
     void (*on_edge)(void *owner, uint32_t edge, bool up);      /* WELCOME received / connection lost; may be NULL */
     /* audit only: blocks and heartbeats published on the trail, and what comes back on the replay socket, arrive through `handlers`. */
@@ -58,6 +60,7 @@ struct bus_options {
     const struct common_config *config;
 };
 
+/* The options' config must outlive the bus.  ERR_MALFORMED, ERR_DENIED, ERR_NOT_FOUND: settings or keys, already logged. */
 enum err bus_new(struct loop *loop, const struct bus_options *options, struct bus **ret_bus) MUST_CHECK;
 void bus_destroy(struct bus **bus);
 /* READY is held back until this is called first (caches loaded, lease held); false takes the worker out again. */
