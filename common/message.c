@@ -10,7 +10,6 @@
 #include <msgpack.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/wire.h"
@@ -432,6 +431,7 @@ static enum err store_fields(const struct message_type *type, unsigned version, 
 
 static pthread_once_t zones_once = PTHREAD_ONCE_INIT;
 static pthread_key_t zones_key;
+static bool zones_end_with_threads;
 static _Thread_local msgpack_zone *thread_zone;
 
 static void zone_release(void *zone)
@@ -441,8 +441,7 @@ static void zone_release(void *zone)
 
 static void zones_prepare(void)
 {
-    if (pthread_key_create(&zones_key, zone_release) != 0)
-        abort();    /* only at the very start of a process, and nothing works without */
+    zones_end_with_threads = pthread_key_create(&zones_key, zone_release) == 0;
 }
 
 /* This thread's zone, emptied.  NULL: no memory. */
@@ -454,7 +453,8 @@ static msgpack_zone *zone_of_thread(void)
     }
     pthread_once(&zones_once, zones_prepare);
     thread_zone = msgpack_zone_new(ZONE_CHUNK);
-    pthread_setspecific(zones_key, thread_zone);
+    if (zones_end_with_threads)
+        pthread_setspecific(zones_key, thread_zone);
     return thread_zone;
 }
 
@@ -468,9 +468,8 @@ enum err message_decode(const struct message_type *type, unsigned version, const
     if (is_known_version(version) && size <= type->body_limit && wire_is_sound(bytes, size)) {
         msgpack_zone *zone = zone_of_thread();
 
-        if (zone == NULL)
-            err = ERR_NO_MEMORY;
-        else if (msgpack_unpack((const char *)bytes, size, NULL, zone, &list) == MSGPACK_UNPACK_SUCCESS)
+        err = zone == NULL ? ERR_NO_MEMORY : ERR_MALFORMED;
+        if (zone != NULL && msgpack_unpack((const char *)bytes, size, NULL, zone, &list) == MSGPACK_UNPACK_SUCCESS)
             err = store_fields(type, version, &list, message, &field);
     }
     if (err != ERR_OK) {
