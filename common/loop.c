@@ -203,6 +203,12 @@ static void on_timer_fd(void *owner, int fd, int events)
     arm_earliest(loop);
 }
 
+void loop_prepare_process(void)
+{
+    zsys_init();
+    zsys_handler_set(NULL);
+}
+
 enum err loop_new(struct loop **ret_loop)
 {
     OWNED(loop_destroy) struct loop *loop = calloc(1, sizeof *loop);

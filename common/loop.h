@@ -18,6 +18,8 @@ typedef void loop_fd_fn(void *owner, int fd, int events);
 typedef void loop_socket_fn(void *owner, void *socket);    /* zmq socket that is readable: drain it, bounded */
 typedef void loop_timer_fn(void *owner);
 
+/* Once, first in main: czmq's process-wide state is not thread-safe to make, and must leave our signals alone. */
+void loop_prepare_process(void);
 enum err loop_new(struct loop **ret_loop) MUST_CHECK;
 void loop_destroy(struct loop **loop);
 
