@@ -476,7 +476,7 @@ static enum err load_variable(const struct load *load, char *name, const char *p
 
 static enum err load_environment(const struct load *load)
 {
-    for (char **variable = environ; *variable != NULL; variable++) {
+    for (char **variable = environ; variable != NULL && *variable != NULL; variable++) {
         char name[VARIABLE_MAX];
         char place[VARIABLE_MAX + sizeof VARIABLE_PREFIX + sizeof "environment "];
         const char *value;
