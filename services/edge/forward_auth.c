@@ -1,0 +1,225 @@
+/*
+ * forward_auth.c - the hot path: one credential, one call, one answer written by hand into the thread's buffer.
+ *
+ * nginx auth_request, Traefik ForwardAuth, Caddy forward_auth, Envoy ext_authz and HAProxy ask here.  All identity fields are
+ * always set, so that a proxy which copies them replaces whatever its client sent.
+ */
+#include "services/edge/forward_auth.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/scope.h"
+#include "services/edge/answer.h"
+#include "services/edge/gate.h"
+#include "services/edge/query.h"
+
+static void write_scopes(struct writer *writer, uint64_t scopes)
+{
+    bool is_first = true;
+
+    writer_literal(writer, "[");
+    for (unsigned i = 0; i < SCOPE_COUNT; i++) {
+        if ((scopes >> i & 1) == 0)
+            continue;
+        if (!is_first)
+            writer_literal(writer, ",");
+        writer_literal(writer, "\"");
+        writer_text(writer, scope_text((enum scope)i));
+        writer_literal(writer, "\"");
+        is_first = false;
+    }
+    writer_literal(writer, "]");
+}
+
+static void write_moment(struct writer *writer, uint64_t unix_s)
+{
+    time_t moment = (time_t)unix_s;
+    char text[32] = "";
+    struct tm utc;
+
+    if (unix_s == 0 || gmtime_r(&moment, &utc) == NULL || strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) {
+        writer_literal(writer, "null");
+        return;
+    }
+    writer_json(writer, text);
+}
+
+void context_write(struct writer *writer, const struct verdict *verdict, const char *request_id)
+{
+    writer_literal(writer, "{\"userId\":");
+    writer_json(writer, verdict->user_id);
+    writer_literal(writer, ",\"tenantId\":");
+    writer_json(writer, verdict->tenant_id);
+    writer_literal(writer, ",\"authMethod\":\"");
+    writer_text(writer, auth_method_text(verdict->auth_method));
+    writer_literal(writer, "\",\"scopes\":");
+    write_scopes(writer, verdict->scopes);
+    writer_literal(writer, ",\"rateLimitTier\":\"");
+    writer_text(writer, tier_text(verdict->tier));
+    writer_literal(writer, "\",\"keyId\":");
+    writer_json(writer, verdict->key_id);
+    writer_literal(writer, ",\"expiresAt\":");
+    write_moment(writer, verdict->expires_s);
+    writer_literal(writer, ",\"requestId\":");
+    writer_json(writer, request_id);
+    writer_literal(writer, "}");
+}
+
+static void write_identity(struct answer *answer, const struct verdict *verdict)
+{
+    struct writer *head = &answer->head;
+    char scopes[SCOPES_TEXT_MAX];
+
+    writer_literal(head, "X-Mcpgw-User: ");
+    writer_text(head, verdict->user_id);
+    writer_literal(head, "\r\nX-Mcpgw-Tenant: ");
+    writer_text(head, verdict->tenant_id);
+    writer_literal(head, "\r\nX-Mcpgw-Auth-Method: ");
+    writer_text(head, auth_method_text(verdict->auth_method));
+    writer_literal(head, "\r\nX-Mcpgw-Scopes: ");
+    writer_text(head, scopes_format(verdict->scopes, scopes));
+    writer_literal(head, "\r\nX-Mcpgw-Key-Id: ");
+    writer_text(head, verdict->key_id);
+    writer_literal(head, "\r\nX-Mcpgw-Rate-Tier: ");
+    writer_text(head, tier_text(verdict->tier));
+    writer_literal(head, "\r\nX-Mcpgw-Request-Id: ");
+    writer_text(head, answer->exchange->request_id);
+    writer_literal(head, "\r\n");
+}
+
+/* What the original caller needs, from the query. */
+struct need {
+    uint64_t scopes;
+    char server[65];
+    bool for_nginx;
+};
+
+static enum err parse_scopes(const char *text, uint64_t *ret_scopes)
+{
+    uint64_t scopes = 0;
+
+    while (*text != '\0') {
+        size_t length;
+        enum scope scope;
+
+        text += strspn(text, ", ");
+        length = strcspn(text, ", ");
+        if (length == 0)
+            break;
+        if (!scope_parse(text, length, &scope))
+            return ERR_MALFORMED;
+        scopes |= UINT64_C(1) << scope;
+        text += length;
+    }
+    *ret_scopes = scopes;
+    return ERR_OK;
+}
+
+static enum err parse_need(const char *query, struct need *ret_need)
+{
+    struct need need = { 0 };
+    char text[128];
+    enum err err;
+
+    if (*query != '\0') {
+        err = query_find(query, "nginx", text, sizeof text);
+        need.for_nginx = err == ERR_OK && strcmp(text, "1") == 0;
+        *ret_need = need;
+        if (err == ERR_MALFORMED)
+            return err;
+        err = query_find(query, "scope", text, sizeof text);
+        if (err == ERR_OK)
+            err = parse_scopes(text, &need.scopes);
+        if (err == ERR_MALFORMED)
+            return err;
+        err = query_find(query, "server", need.server, sizeof need.server);
+        if (err == ERR_MALFORMED)
+            return err;
+    }
+    *ret_need = need;
+    return ERR_OK;
+}
+
+/* The path of a URI or URL, without query and origin. */
+static void copy_original_path(struct audit_event *event, const char *uri)
+{
+    char path[sizeof event->path + 8];
+    const char *scheme = strstr(uri, "://");
+    size_t length;
+
+    if (uri[0] != '/' && scheme != NULL)
+        uri = scheme + 3 + strcspn(scheme + 3, "/");
+    length = strcspn(uri, "?#");
+    if (length >= sizeof path)
+        length = sizeof path - 1;
+    memcpy(path, uri, length);
+    path[length] = '\0';
+    gate_copy_text(event->path, sizeof event->path, path);
+}
+
+/* A configured proxy tells what was asked of it; from anybody else the fields mean nothing. */
+static void take_originals(struct exchange *exchange, const struct route_match *match, struct audit_event *event)
+{
+    static const enum http_name uris[] = { HTTP_X_FORWARDED_URI, HTTP_X_ORIGINAL_URI, HTTP_X_ORIGINAL_URL };
+    static const enum http_name methods[] = { HTTP_X_FORWARDED_METHOD, HTTP_X_ORIGINAL_METHOD };
+    const struct http_field *field = NULL;
+
+    if (!exchange->peer_is_trusted)
+        return;
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0] && field == NULL; i++)
+        field = http_head_find(exchange->head, methods[i]);
+    if (field != NULL && http_is_token(field->value, field->value_length))
+        gate_copy_text(event->method, sizeof event->method, field->value);
+    field = NULL;
+    for (size_t i = 0; i < sizeof uris / sizeof uris[0] && field == NULL; i++)
+        field = http_head_find(exchange->head, uris[i]);
+    if (field != NULL)
+        copy_original_path(event, field->value);
+    else if (match->rest[0] != '\0')
+        copy_original_path(event, match->rest);
+}
+
+void forward_auth_answer(struct exchange *exchange, const struct route_match *match)
+{
+    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    struct answer answer;
+    struct need need;
+    struct call *call;
+
+    if (parse_need(exchange->query, &need) != ERR_OK) {
+        const struct refusal refusal = { .err = ERR_MALFORMED, .for_nginx = need.for_nginx,
+                                         .detail = "scope, server or nginx in the query is unknown, repeated or badly escaped" };
+
+        answer_refuse_early(exchange, &refusal, "query");
+        return;
+    }
+    call = gate_prepare(exchange, need.scopes, need.for_nginx);
+    if (call == NULL)
+        return;
+    strcpy(call->verdict_request.server, need.server);
+    strcpy(call->event.server, need.server);
+    take_originals(exchange, match, &call->event);
+    if (!gate_pass(exchange, call, need.for_nginx))
+        return;
+    context_write(&body, &call->verdict, exchange->request_id);
+    answer = answer_begin(exchange, 200);
+    write_identity(&answer, &call->verdict);
+    answer_rate(&answer, &call->charge);
+    answer_send(&answer, "application/json", body.bytes, body.size);
+}
+
+void context_answer(struct exchange *exchange, const struct route_match *match)
+{
+    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    struct call *call = gate_prepare(exchange, match->route->scope, false);
+    struct answer answer;
+
+    if (call == NULL || !gate_pass(exchange, call, false))
+        return;
+    context_write(&body, &call->verdict, exchange->request_id);
+    answer = answer_begin(exchange, 200);
+    answer_rate(&answer, &call->charge);
+    answer_send(&answer, "application/json", body.bytes, body.size);
+}

@@ -1,0 +1,17 @@
+/* gate.h - from a request to a verdict: finds the credential, fills the call, makes it, answers refusals. */
+#ifndef EDGE_GATE_H
+#define EDGE_GATE_H
+
+#include "services/edge/exchange.h"
+
+/*
+ * The thread's call, zeroed and filled: verdict request, and an event "request" of this method, path and address; steps are
+ * VERDICT, CHARGE and RECORD.  NULL: the request carries no usable credential and is answered.
+ */
+struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx);
+/* Makes the call.  false: it was refused, and that is answered. */
+bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx);
+/* Copies at most size - 1 bytes of printable ASCII; cut with "..." when longer, other bytes become '?'. */
+void gate_copy_text(char *into, size_t size, const char *text);
+
+#endif

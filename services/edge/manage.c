@@ -1,0 +1,154 @@
+/* manage.c - what /api/v1 takes and gives; decisions about objects and ownership are the keys service's. */
+#include "services/edge/manage.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include <openssl/crypto.h>
+
+#include "common/metrics.h"
+#include "services/edge/answer.h"
+#include "services/edge/gate.h"
+
+#define QUERY_MAX 4096u
+
+static bool is_json(const struct http_field *type)
+{
+    static const char json[] = "application/json";
+    size_t length = sizeof json - 1;
+
+    return type != NULL && strncasecmp(type->value, json, length) == 0
+           && (type->value[length] == '\0' || type->value[length] == ';' || type->value[length] == ' ');
+}
+
+static bool refuse_input(struct exchange *exchange, enum err err, int status, const char *detail, const char *reason)
+{
+    const struct refusal refusal = { .err = err, .status = status, .detail = detail };
+
+    if (err == ERR_MALFORMED)
+        metric_add(METRIC_refused_malformed, 1);
+    else if (err == ERR_OVERLOADED)
+        metric_add(METRIC_refused_overload, 1);
+    answer_refuse_early(exchange, &refusal, reason);
+    return false;
+}
+
+/* false: refused and answered. */
+static bool take_input(struct exchange *exchange, const struct route_match *match, struct large *large, struct manage_request *request)
+{
+    size_t size = 0;
+    enum err err;
+
+    if (match->object_length >= sizeof request->object)
+        return refuse_input(exchange, ERR_NOT_FOUND, 0, NULL, "not_found");
+    if (strlen(exchange->query) > QUERY_MAX)
+        return refuse_input(exchange, ERR_MALFORMED, 0, "the query is longer than 4096 bytes", "query");
+    if (exchange->head->has_body && !is_json(http_head_find(exchange->head, HTTP_CONTENT_TYPE)))
+        return refuse_input(exchange, ERR_MALFORMED, 415, "the body must be application/json", "content_type");
+    err = exchange_read_body(exchange, large->request, sizeof large->request, &size);
+    if (err != ERR_OK)
+        return refuse_input(exchange, err, 0, err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL, "body");
+    if (match->object_length > 0)
+        memcpy(request->object, match->object, match->object_length);
+    request->operation = (uint64_t)match->route->operation;
+    strcpy(request->request_id, exchange->request_id);
+    strcpy(request->address, exchange->address);
+    request->query = (struct view){ (const uint8_t *)exchange->query, strlen(exchange->query) };
+    request->body = (struct view){ large->request, size };
+    return true;
+}
+
+static void send_reply(struct exchange *exchange, const struct call *call)
+{
+    const struct manage_reply *reply = &call->reply;
+    int status = reply->status >= 200 && reply->status <= 599 ? (int)reply->status : 500;
+    struct answer answer = answer_begin(exchange, status);
+
+    answer_rate(&answer, &call->charge);
+    if (status == 429 || status == 503)
+        answer_field(&answer, "Retry-After", "1");
+    answer_send(&answer, reply->body.size == 0 ? NULL : status >= 400 ? "application/problem+json" : "application/json",
+                reply->body.bytes, reply->body.size);
+}
+
+void manage_answer(struct exchange *exchange, const struct route_match *match)
+{
+    struct large *large = exchange_large(exchange);
+    struct call *call = gate_prepare(exchange, match->route->scope, false);
+
+    if (call == NULL)
+        return;
+    if (large == NULL) {
+        refuse_input(exchange, ERR_NO_MEMORY, 0, NULL, "memory");
+        return;
+    }
+    if (!take_input(exchange, match, large, &call->manage_request))
+        return;
+    call->steps |= CALL_MANAGE;
+    call->reply_buffer = large->reply;
+    if (gate_pass(exchange, call, false))
+        send_reply(exchange, call);
+    /* a new key stands in the reply, and a key to be verified in the request */
+    if (call->reply.body.size > 0)
+        OPENSSL_cleanse(large->reply, sizeof large->reply);
+    if (call->manage_request.body.size > 0)
+        OPENSSL_cleanse(large->request, call->manage_request.body.size);
+    OPENSSL_cleanse(exchange->space->reply, sizeof exchange->space->reply);
+}
+
+void health_answer(struct exchange *exchange, const struct route_match *match)
+{
+    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    struct call *call = gate_prepare(exchange, match->route->scope, false);
+    struct edge *edge = exchange->edge;
+    struct answer answer;
+    char facts[2048];
+    size_t size;
+
+    if (call == NULL || !gate_pass(exchange, call, false))
+        return;
+    size = ops_describe(edge->ops, facts, sizeof facts);
+    writer_literal(&body, "{\"status\":");
+    writer_json(&body, ops_is_ready(edge->ops) ? "ok" : "degraded");
+    writer_literal(&body, ",\"version\":\"" MCPGW_VERSION "\",\"edge\":");
+    writer_bytes(&body, facts, size < sizeof facts ? size : 0);
+    writer_literal(&body, ",\"workers\":{\"authz\":");
+    writer_u64(&body, metric_get(METRIC_workers_authz));
+    writer_literal(&body, ",\"ratelimit\":");
+    writer_u64(&body, metric_get(METRIC_workers_ratelimit));
+    writer_literal(&body, ",\"keys\":");
+    writer_u64(&body, metric_get(METRIC_workers_keys));
+    writer_literal(&body, "},\"streams\":");
+    writer_u64(&body, streams_count(edge->streams));
+    writer_literal(&body, ",\"servers\":");
+    writer_u64(&body, servers_count(edge->servers));
+    writer_literal(&body, ",\"change\":");
+    writer_u64(&body, streams_applied(edge->streams));
+    writer_literal(&body, "}");
+    answer = answer_begin(exchange, 200);
+    answer_rate(&answer, &call->charge);
+    answer_send(&answer, "application/json", body.bytes, body.size);
+}
+
+void metrics_answer(struct exchange *exchange, const struct route_match *match)
+{
+    struct call *call = gate_prepare(exchange, match->route->scope, false);
+    struct answer answer;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out;
+
+    if (call == NULL || !gate_pass(exchange, call, false))
+        return;
+    out = open_memstream(&text, &size);
+    if (out != NULL) {
+        metrics_print(SERVICE_EDGE, out);
+        fclose(out);
+    }
+    answer = answer_begin(exchange, 200);
+    answer_rate(&answer, &call->charge);
+    answer_send(&answer, "text/plain; version=0.0.4; charset=utf-8", text != NULL ? text : "", size);
+    free(text);
+}
