@@ -167,7 +167,8 @@ static void doom(struct postgres *postgres, const char *why)
     if (postgres->doomed)
         return;
     postgres->doomed = true;
-    snprintf(postgres->why, sizeof postgres->why, "%s", why);
+    if (why != postgres->why)
+        snprintf(postgres->why, sizeof postgres->why, "%s", why);
     postgres->why[strcspn(postgres->why, "\n")] = 0;
     postgres->drop_timer = loop_after(postgres->loop, 0, on_drop_timer, postgres);
 }
