@@ -861,6 +861,11 @@ uint64_t bus_edge_count(const struct bus *bus)
     return count;
 }
 
+const char *bus_edge_address(const struct bus *bus, uint32_t edge)
+{
+    return edge < BUS_EDGES_MAX && bus->edges[edge].used ? bus->edges[edge].base : "";
+}
+
 const uint8_t *bus_uuid(const struct bus *bus)
 {
     return bus->uuid;

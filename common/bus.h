@@ -68,6 +68,9 @@ void bus_set_ready(struct bus *bus, bool ready);
 /* A new applied change number: goes to every edge at once as a pulse, and in later READYs. */
 void bus_set_applied(struct bus *bus, uint64_t applied);
 uint64_t bus_edge_count(const struct bus *bus);       /* edges that said WELCOME */
+/* Where the edge of a token or of on_edge is connected to; "" for none.  Valid in on_edge(down) too. */
+#define BUS_ADDRESS_MAX 256
+const char *bus_edge_address(const struct bus *bus, uint32_t edge);
 const uint8_t *bus_uuid(const struct bus *bus);       /* this start's 16 random bytes */
 
 /* Adds a reply to the edge's outgoing batch; flushed at the end of the loop's turn, or earlier when a frame is full.
