@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/tcp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -30,6 +31,8 @@
 #include "services/edge/proxy.h"
 
 #define REAPER_INTERVAL_MS 50
+#define CUT_EVERY          10u            /* turns of the reaper */
+#define SOCKET_FD_MAX      65536
 #define LINGER_BYTES_MAX   (16u << 20)    /* of a refused request, read so that its sender sees the refusal and no reset */
 #define LINGER_MS          1000
 #define HEAD_SLACK         1024u          /* civetweb's buffer beyond HTTP_HEAD_MAX, so that we, not it, refuse */
@@ -162,13 +165,84 @@ static void reap(struct edge_http *http)
     pthread_mutex_unlock(&http->lock);
 }
 
+struct client_socket {
+    int fd;
+    uint32_t address;
+};
+
+static int compare_sockets(const void *a, const void *b)
+{
+    const struct client_socket *left = a, *right = b;
+
+    return left->address < right->address ? -1 : left->address > right->address;
+}
+
+/* Our clients' sockets, by address.  Returns how many; at most `capacity`. */
+static size_t list_sockets(struct edge_http *http, struct client_socket *sockets, size_t capacity)
+{
+    struct mg_server_port ports[16];
+    int port_count = mg_get_server_ports(http->context, 16, ports);
+    size_t count = 0;
+
+    for (int fd = 3; fd < SOCKET_FD_MAX && count < capacity; fd++) {
+        struct sockaddr_in peer, own;
+        socklen_t peer_size = sizeof peer, own_size = sizeof own;
+
+        if (getpeername(fd, (struct sockaddr *)&peer, &peer_size) != 0 || peer.sin_family != AF_INET
+            || getsockname(fd, (struct sockaddr *)&own, &own_size) != 0)
+            continue;
+        for (int i = 0; i < port_count && count < capacity; i++) {
+            if (ports[i].port == ntohs(own.sin_port)) {
+                sockets[count++] = (struct client_socket){ fd, peer.sin_addr.s_addr };
+                break;
+            }
+        }
+    }
+    qsort(sockets, count, sizeof *sockets, compare_sockets);
+    return count;
+}
+
+static bool has_said_nothing(int fd)
+{
+    struct tcp_info info = { 0 };
+    socklen_t size = sizeof info;
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_bytes_received == 0;
+}
+
+/* Silent connections beyond the cap of their address hold threads that no request will ever show: they are cut here. */
+static void cut_silent(struct edge_http *http)
+{
+    const struct edge_config *config = http->edge->config;
+    struct client_socket *sockets;
+    size_t count, of_address = 0;
+
+    if (atomic_load(&http->connections) <= config->connections_per_address)
+        return;
+    sockets = calloc(config->threads * 2, sizeof *sockets);
+    if (sockets == NULL)
+        return;
+    count = list_sockets(http, sockets, config->threads * 2);
+    for (size_t i = 0; i < count; i++) {
+        char text[INET_ADDRSTRLEN] = "";
+
+        of_address = i > 0 && sockets[i].address == sockets[i - 1].address ? of_address + 1 : 1;
+        inet_ntop(AF_INET, &(struct in_addr){ sockets[i].address }, text, sizeof text);
+        if (of_address > config->connections_per_address && !peers_trusts(&http->edge->peers, text) && has_said_nothing(sockets[i].fd))
+            shutdown(sockets[i].fd, SHUT_RD);
+    }
+    free(sockets);
+}
+
 static void *run_reaper(void *argument)
 {
     struct edge_http *http = argument;
 
-    while (!atomic_load(&http->is_stopping)) {
+    for (unsigned turn = 0; !atomic_load(&http->is_stopping); turn++) {
         if (atomic_load(&http->uploads) > 0)
             reap(http);
+        if (turn % CUT_EVERY == 0)
+            cut_silent(http);
         usleep(REAPER_INTERVAL_MS * 1000);
     }
     return NULL;
@@ -430,39 +504,34 @@ static void on_thread_end(const struct mg_context *context, int type, void *poin
     thread->space = NULL;
 }
 
-static uint64_t count_peer(struct edge_http *http, const char *peer)
-{
-    uint64_t count = 0;
-
-    for (const struct exchange_thread *thread = http->threads; thread != NULL; thread = thread->next)
-        count += strcmp(thread->peer, peer) == 0;
-    return count;
-}
-
+/* civetweb does not say yet whose connection it is. */
 static int on_connection(const struct mg_connection *connection, void **ret_data)
 {
     struct exchange_thread *thread = mg_get_thread_pointer(connection);
-    const char *peer = mg_get_request_info(connection)->remote_addr;
-    struct edge_http *http;
 
     *ret_data = NULL;
     if (thread == NULL)
         return 0;
-    http = thread->http;
     thread->fd = -1;
-    atomic_fetch_add(&http->connections, 1);
+    thread->is_over_cap = false;
+    atomic_fetch_add(&thread->http->connections, 1);
+    return 0;
+}
+
+/* At a connection's first request: is it one too many of its address? */
+static void take_peer(struct exchange_thread *thread, const char *peer)
+{
+    struct edge_http *http = thread->http;
+    uint64_t count = 0;
+
+    if (thread->peer[0] != '\0')
+        return;
     pthread_mutex_lock(&http->lock);
     snprintf(thread->peer, sizeof thread->peer, "%.46s", peer);
-    thread->is_over_cap = count_peer(http, peer) > http->edge->config->connections_per_address
-                          && !peers_trusts(&http->edge->peers, peer);
+    for (const struct exchange_thread *other = http->threads; other != NULL; other = other->next)
+        count += strcmp(other->peer, thread->peer) == 0;
     pthread_mutex_unlock(&http->lock);
-    if (thread->is_over_cap) {
-        int fd = thread_fd(thread, connection);
-
-        if (fd >= 0)
-            shutdown(fd, SHUT_RD);    /* a silent one must not hold the thread; what it sent already is answered */
-    }
-    return 0;
+    thread->is_over_cap = count > http->edge->config->connections_per_address && !peers_trusts(&http->edge->peers, peer);
 }
 
 static void on_connection_end(const struct mg_connection *connection)
@@ -601,6 +670,7 @@ static void answer_or_refuse(struct exchange *exchange, const struct mg_request_
     enum err err = check_head(exchange, info, &reason);
 
     take_address(exchange, info);
+    take_peer(exchange->thread, exchange->peer);
     if (err != ERR_OK) {
         refuse_head(exchange, err, reason);
         return;
@@ -736,21 +806,15 @@ enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *ret
 /* civetweb looks at its stop flag only every other second while it waits for a client: wake those waits. */
 static void cut_connections(struct edge_http *http)
 {
-    struct mg_server_port ports[16];
-    int count = mg_get_server_ports(http->context, 16, ports);
-    struct sockaddr_in peer, own;
+    size_t capacity = http->edge->config->threads * 2, count;
+    struct client_socket *sockets = calloc(capacity, sizeof *sockets);
 
-    for (int fd = 3; fd < (int)sysconf(_SC_OPEN_MAX) && fd < 65536; fd++) {
-        socklen_t peer_size = sizeof peer, own_size = sizeof own;
-
-        if (getpeername(fd, (struct sockaddr *)&peer, &peer_size) != 0 || peer.sin_family != AF_INET
-            || getsockname(fd, (struct sockaddr *)&own, &own_size) != 0)
-            continue;
-        for (int i = 0; i < count; i++) {
-            if (ports[i].port == ntohs(own.sin_port))
-                shutdown(fd, SHUT_RD);
-        }
-    }
+    if (sockets == NULL)
+        return;
+    count = list_sockets(http, sockets, capacity);
+    for (size_t i = 0; i < count; i++)
+        shutdown(sockets[i].fd, SHUT_RD);
+    free(sockets);
 }
 
 void edge_http_destroy(struct edge_http **http)
