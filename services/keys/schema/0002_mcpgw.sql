@@ -51,11 +51,12 @@ CREATE TABLE mcpgw.key (
     revoked_reason text
 );
 
+-- What does not fit a message to the edges must not get in.
 CREATE TABLE mcpgw.server (
-    slug       text PRIMARY KEY,
-    url        text NOT NULL,
+    slug       text PRIMARY KEY CHECK (slug ~ '^[a-z0-9-]{1,64}$'),
+    url        text NOT NULL CHECK (url ~ '^https?://[!-~]+$' AND length(url) <= 1000),
     name       text,
-    tenant_id  text,
+    tenant_id  text CHECK (tenant_id ~ '^[ -~]{1,80}$'),
     enabled    boolean NOT NULL DEFAULT true,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL

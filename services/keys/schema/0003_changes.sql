@@ -330,3 +330,41 @@ BEGIN
     RETURN v_count;
 END
 $$;
+
+-- A page of the trail, newest first, each event as the JSON object that people see.  The row without an item, if there
+-- is one, says where to go on looking: a filter may leave nothing of what one call reads.
+-- In PL/pgSQL, which binds late: the schema audit belongs to another service and may come later.
+CREATE FUNCTION mcpgw.audit_page(p_from timestamptz, p_to timestamptz, p_key text, p_user text, p_outcome text,
+                                 p_cursor_us bigint, p_cursor_id text, p_limit int)
+RETURNS TABLE (item text, cursor text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_cursor timestamptz := timestamptz 'epoch' + p_cursor_us * interval '1 microsecond';
+    v_scan   int := CASE WHEN p_outcome IS NULL THEN p_limit + 200 ELSE 5000 END;
+BEGIN
+    RETURN QUERY
+    WITH scanned AS MATERIALIZED (
+        SELECT r.*, (extract(epoch FROM r."time") * 1000000)::bigint || '.' || r.id AS place
+        FROM audit.recent(p_from, least(p_to, v_cursor + interval '1 microsecond'), p_key, p_user, v_scan) r
+    ), page AS (
+        SELECT s.* FROM scanned s
+        WHERE (p_outcome IS NULL OR s.outcome = p_outcome) AND (v_cursor IS NULL OR (s."time", s.id) < (v_cursor, p_cursor_id))
+        ORDER BY s."time" DESC, s.id DESC LIMIT p_limit
+    ), told AS (
+        SELECT 1 AS part, g."time", g.id, json_build_object(
+                   'id', g.id, 'time', to_char(g."time" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+                   'event', g.event, 'outcome', nullif(g.outcome, ''), 'reason', nullif(g.reason, ''),
+                   'requestId', nullif(g."requestId", ''), 'userId', nullif(g."userId", ''), 'tenantId', nullif(g."tenantId", ''),
+                   'authMethod', nullif(g."authMethod", ''), 'keyId', nullif(g."keyId", ''), 'address', nullif(g.address, ''),
+                   'method', nullif(g.method, ''), 'path', nullif(g.path, ''), 'server', nullif(g.server, ''), 'tool', nullif(g.tool, ''),
+                   'status', nullif(g.status, 0), 'latencyUs', g."latencyUs", 'bytes', g.bytes, 'count', g.count,
+                   'producer', g.producer, 'epoch', g.epoch, 'seq', g.seq, 'details', g.details)::text AS item, g.place
+        FROM page g
+        UNION ALL
+        (SELECT 2, s."time", s.id, NULL, s.place FROM scanned s
+         WHERE (SELECT count(*) FROM scanned) >= v_scan AND (SELECT count(*) FROM page) < p_limit
+         ORDER BY s."time", s.id LIMIT 1)
+    )
+    SELECT t.item, t.place FROM told t ORDER BY t.part, t."time" DESC, t.id DESC;
+END
+$$;

@@ -37,7 +37,8 @@ GRANT SELECT (id, "organizationId", "userId", role) ON public.member TO mcpgw_ke
 GRANT SELECT, INSERT, UPDATE, DELETE ON mcpgw.key, mcpgw.server TO mcpgw_keys;
 GRANT SELECT, INSERT ON mcpgw.request TO mcpgw_keys;
 GRANT SELECT ON mcpgw.credential, mcpgw.change, mcpgw.change_sequence, mcpgw.outbox TO mcpgw_keys;
-GRANT EXECUTE ON FUNCTION mcpgw.triggers_present(), mcpgw.prune() TO mcpgw_keys;
+GRANT EXECUTE ON FUNCTION mcpgw.triggers_present(), mcpgw.prune(),
+    mcpgw.audit_page(timestamptz, timestamptz, text, text, text, bigint, text, int) TO mcpgw_keys;
 
 -- audit moves the outbox; its own schema grants it the rest.
 GRANT SELECT ON mcpgw.outbox TO mcpgw_audit;

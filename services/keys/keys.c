@@ -1,0 +1,220 @@
+/* keys.c - puts the service together: start, readiness, calls in work, hourly pruning, drain, stop. */
+#include "services/keys/keys.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/metrics.h"
+
+#define PRUNE_MS      3600000u
+#define PRUNE_SOON_MS 60000u
+
+const struct setting keys_settings[] = {
+#define SETTING(type, name, fallback, min, max, meaning) \
+    { #name, SETTING_##type, offsetof(struct keys_config, name), fallback, min, max, meaning },
+#include "services/keys/config.def"
+};
+const size_t keys_settings_count = sizeof keys_settings / sizeof keys_settings[0];
+
+void keys_make_id(char id[KEYS_ID_SIZE])
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    uint8_t bytes[64];
+    size_t used = sizeof bytes;
+
+    for (size_t i = 0; i < KEYS_ID_SIZE - 1;) {
+        if (used == sizeof bytes) {
+            random_bytes(bytes, sizeof bytes);
+            used = 0;
+        }
+        /* 248 = 4 * 62: what lies above would favour the first letters */
+        if (bytes[used] < 248)
+            id[i++] = letters[bytes[used] % 62];
+        used++;
+    }
+    id[KEYS_ID_SIZE - 1] = '\0';
+}
+
+struct pending *pending_take(struct keys *keys)
+{
+    struct pending *p = keys->free;
+
+    if (p == NULL)
+        return NULL;
+    keys->free = p->next;
+    keys->pending_count++;
+    p->next = NULL;
+    return p;
+}
+
+void pending_release(struct pending *p)
+{
+    struct keys *keys = p->keys;
+
+    secret_wipe(&p->made);
+    json_decref(p->body);
+    memset(p, 0, sizeof *p);
+    p->keys = keys;
+    p->next = keys->free;
+    keys->free = p;
+    keys->pending_count--;
+}
+
+static void tell_health(struct keys *keys)
+{
+    ops_set_fact(keys->ops, "postgres", keys->store != NULL && store_is_connected(keys->store));
+}
+
+static void on_store_state(void *owner, bool connected)
+{
+    struct keys *keys = owner;
+
+    ops_set_fact(keys->ops, "postgres", connected);
+    metric_set(METRIC_postgres_up, connected);
+    if (!connected) {
+        bus_set_ready(keys->bus, false);
+        ops_set_fact(keys->ops, "changes", false);
+    }
+    feed_on_state(keys->feed, connected);
+}
+
+static void on_store_change(void *owner)
+{
+    struct keys *keys = owner;
+
+    feed_on_change(keys->feed);
+}
+
+/* The change number is read: from here on questions can be answered. */
+static void on_current(void *owner)
+{
+    struct keys *keys = owner;
+
+    ops_set_fact(keys->ops, "changes", true);
+    if (!keys->is_draining)
+        bus_set_ready(keys->bus, true);
+}
+
+static void on_edge(void *owner, uint32_t edge, bool up)
+{
+    struct keys *keys = owner;
+
+    feed_on_edge(keys->feed, edge, up);
+}
+
+static void on_pruned(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    (void)owner, (void)count;
+    if (outcome == PG_DONE)
+        log_debug("changes_pruned", log_number("count", postgres_i64(results[0], 0, 0)));
+    else
+        log_warn("prune_failed", log_text("sqlstate", outcome == PG_REFUSED ? postgres_sqlstate(results[0]) : ""));
+}
+
+static void on_prune_timer(void *owner)
+{
+    struct keys *keys = owner;
+
+    if (store_prune(keys->store, on_pruned, keys) != ERR_OK)
+        log_debug("prune_postponed");
+}
+
+static enum err make_parts(struct keys *keys)
+{
+    const struct keys_config *config = keys->config;
+    enum err err;
+
+    err = feed_new(&(struct feed_options){ .loop = keys->loop, .grace_ms = config->lease_ms + config->stale_grace_ms,
+                                           .on_current = on_current, .owner = keys }, &keys->feed);
+    if (err == ERR_OK)
+        err = bus_new(keys->loop, &(struct bus_options){ .role = SERVICE_KEYS, .credits = KEYS_PENDING_MAX, .handlers = keys_handlers,
+                                                         .on_edge = on_edge, .owner = keys, .config = &config->common }, &keys->bus);
+    if (err != ERR_OK)
+        return err;
+    feed_set_bus(keys->feed, keys->bus);
+    err = store_new(keys->loop, &(struct store_options){ .url = &config->database_url, .on_change = on_store_change,
+                                                         .on_state = on_store_state, .owner = keys }, &keys->store);
+    if (err == ERR_OK)
+        feed_set_store(keys->feed, keys->store);
+    return err;
+}
+
+static void keys_stop(void **self)
+{
+    struct keys *keys = *self;
+
+    loop_cancel(keys->loop, keys->prune_timer);
+    loop_cancel(keys->loop, keys->prune_soon);
+    store_destroy(&keys->store);
+    feed_destroy(&keys->feed);
+    bus_destroy(&keys->bus);
+    for (size_t i = 0; i < KEYS_PENDING_MAX; i++) {
+        secret_wipe(&keys->pending[i].made);
+        json_decref(keys->pending[i].body);
+    }
+    free(keys);
+    *self = NULL;
+}
+
+static enum err keys_start(const struct service_context *context, void **ret_self, char *reterr, size_t reterr_size)
+{
+    const struct keys_config *config = context->config;
+    struct keys *keys;
+    enum err err;
+
+    if (!secret_is_set(&config->database_url)) {
+        snprintf(reterr, reterr_size, "database_url is not set: give MCPGW_DATABASE_URL, a Postgres URL for the role mcpgw_keys");
+        return ERR_MALFORMED;
+    }
+    keys = calloc(1, sizeof *keys);
+    if (keys == NULL)
+        return ERR_NO_MEMORY;
+    *ret_self = keys;    /* stop() frees what there is, also of a start that failed */
+    keys->config = config;
+    keys->loop = context->loop;
+    keys->ops = context->ops;
+    for (size_t i = KEYS_PENDING_MAX; i > 0; i--) {
+        keys->pending[i - 1].keys = keys;
+        keys->pending[i - 1].next = keys->free;
+        keys->free = &keys->pending[i - 1];
+    }
+    tell_health(keys);
+    ops_set_fact(keys->ops, "changes", false);
+    err = make_parts(keys);
+    if (err != ERR_OK)
+        return err;
+    keys->prune_timer = loop_every(keys->loop, PRUNE_MS, on_prune_timer, keys);
+    keys->prune_soon = loop_after(keys->loop, PRUNE_SOON_MS, on_prune_timer, keys);
+    return ERR_OK;
+}
+
+static void keys_begin_drain(void *self)
+{
+    struct keys *keys = self;
+
+    keys->is_draining = true;
+    bus_say_goodbye(keys->bus, "stopping");
+}
+
+static bool keys_is_drained(void *self)
+{
+    const struct keys *keys = self;
+
+    return keys->pending_count == 0;
+}
+
+static const struct service_command commands[] = {
+    { "migrate", "apply the schema, as the owner (owner_database_url)", migrate_command },
+    { "bootstrap", "make the administrator and one key, once; [--key-file FILE] takes the key", bootstrap_run },
+    { NULL, NULL, NULL }
+};
+
+const struct service_type keys_service = {
+    .role = SERVICE_KEYS, .name = "keys", .purpose = "Manages API keys and upstream servers, and tells edges what has changed.",
+    .settings = keys_settings, .setting_count = sizeof keys_settings / sizeof keys_settings[0],
+    .config_size = sizeof(struct keys_config), .commands = commands,
+    .start = keys_start, .begin_drain = keys_begin_drain, .is_drained = keys_is_drained, .stop = keys_stop,
+};

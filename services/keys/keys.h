@@ -1,0 +1,86 @@
+/*
+ * keys.h - the keys service: manages keys, servers and their tables, answers edges what has changed.
+ * Owns: schema/, the calls in work, the feed.  Never sees a presented key but in verify, and keeps no key's value.
+ */
+#ifndef KEYS_KEYS_H
+#define KEYS_KEYS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/bus.h"
+#include "common/config.h"
+#include "common/encode.h"
+#include "common/service.h"
+#include "services/keys/feed.h"
+#include "services/keys/keys_json.h"
+#include "services/keys/keys_rules.h"
+#include "services/keys/keys_store.h"
+
+struct keys_config {
+    struct common_config common;
+#define SETTING(type, name, fallback, min, max, meaning) SETTING_MEMBER_##type(name, max)
+#include "services/keys/config.def"
+};
+
+#define KEYS_PENDING_MAX 256u     /* calls in work; beyond: 503 */
+#define KEYS_ID_SIZE     33       /* 32 letters and digits, as Better-Auth makes them */
+#define KEYS_BODY_MAX    64000u   /* manage_reply.body */
+
+struct keys;
+
+/* One call of the management API in work. */
+struct pending {
+    struct pending *next;             /* free list */
+    struct keys *keys;
+    struct bus_token token;
+    uint64_t operation;
+    char user_id[65], tenant_id[81], key_id[65], request_id[65], address[47], object[129];
+    uint64_t scopes;
+    char reason[KEYS_REASON_MAX + 1];
+    char attempt[KEYS_ID_SIZE], fingerprint[DIGEST_TEXT_SIZE];
+    struct store_actor actor;         /* points into the above */
+    union {
+        struct key_fields key;
+        struct server_fields server;
+        struct page_query page;
+    } in;
+    char reference_id[65];            /* whose key a create makes */
+    char tenant[81];                  /* "": none of its own */
+    char after[65];                   /* servers_request */
+    struct secret made;               /* the new key, until it is in the body */
+    uint64_t status;                  /* of the answer that waits for acknowledgements */
+    json_t *body;
+};
+
+struct keys {
+    const struct keys_config *config;
+    struct loop *loop;
+    struct ops *ops;
+    struct bus *bus;
+    struct store *store;
+    struct feeder *feed;
+    struct pending *free;
+    uint32_t pending_count;
+    bool is_draining;
+    int prune_timer, prune_soon;
+    struct pending pending[KEYS_PENDING_MAX];
+};
+
+extern const struct setting keys_settings[];
+extern const size_t keys_settings_count;
+extern const struct bus_handler keys_handlers[];
+extern const struct service_type keys_service;
+
+/* keys_bootstrap.c: the subcommands. */
+void bootstrap_take_options(int *argc, char **argv);
+int bootstrap_run(const void *config);
+int migrate_command(const void *config);
+
+/* NULL: KEYS_PENDING_MAX calls are in work. */
+struct pending *pending_take(struct keys *keys);
+void pending_release(struct pending *pending);
+/* 32 letters and digits of the kernel's generator. */
+void keys_make_id(char id[KEYS_ID_SIZE]);
+
+#endif

@@ -1,0 +1,822 @@
+/*
+ * keys_handlers.c - one function per message; a management call goes parse -> load -> decide -> change -> acknowledged.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/apikey.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/operation.h"
+#include "common/scope.h"
+#include "services/keys/keys.h"
+
+#define PAGE_BYTES       60000u    /* a page is cut before its body grows beyond this */
+#define PERMISSIONS_SIZE 256u
+
+/* A body is made here and read by bus_reply before the next one. */
+static char body_room[KEYS_BODY_MAX + 1];
+
+/* ---- answers ----------------------------------------------------------------------------------- */
+
+static void count_answer(uint64_t status)
+{
+    metric_add(status < 400 ? METRIC_manage_ok : status < 500 ? METRIC_manage_refused : METRIC_manage_failed, 1);
+}
+
+static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code, const char *object, size_t size)
+{
+    struct manage_reply reply = { .status = status, .body = { (const uint8_t *)body_room, size } };
+
+    snprintf(reply.code, sizeof reply.code, "%s", code);
+    snprintf(reply.object, sizeof reply.object, "%s", object);
+    for (char *c = reply.object; *c != '\0'; c++) {
+        if (*c < 0x20 || *c > 0x7e)
+            *c = '?';
+    }
+    count_answer(status);
+    bus_reply(keys->bus, token, MESSAGE_manage_reply, &reply);
+}
+
+static void send_problem(struct keys *keys, const struct bus_token *token, const char *object, const struct problem *problem)
+{
+    OWNED(keys_json_destroy) json_t *body = keys_json_problem(problem);
+    const size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
+
+    send_body(keys, token, (uint64_t)err_http_status(problem->err), problem->code != NULL ? problem->code : err_code(problem->err),
+              object, size <= KEYS_BODY_MAX ? size : 0);
+}
+
+/* Ends the call. */
+static void answer_problem(struct pending *p, const struct problem *problem)
+{
+    send_problem(p->keys, &p->token, p->object, problem);
+    pending_release(p);
+}
+
+static void answer_err(struct pending *p, enum err err, const char *code, const char *field, const char *detail)
+{
+    struct problem problem;
+
+    (void)problem_set(&problem, err, code, field, detail);
+    answer_problem(p, &problem);
+}
+
+/* Puts the new key's value behind the rest, by hand: jansson would leave a copy of it in freed memory. */
+static size_t add_made_key(const struct pending *p, size_t size)
+{
+    const int added = snprintf(body_room + size - 1, KEYS_BODY_MAX - size, ",\"key\":\"%s\"}", secret_text(&p->made));
+
+    return size - 1 + (size_t)added;
+}
+
+/* Takes the body.  Ends the call. */
+static void answer(struct pending *p, uint64_t status, json_t *body)
+{
+    const bool has_key = secret_is_set(&p->made);
+    size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
+
+    json_decref(body);
+    if (size == 0 || size + 100 > KEYS_BODY_MAX) {
+        answer_err(p, body == NULL ? ERR_NO_MEMORY : ERR_TOO_LARGE, NULL, "", "");
+        return;
+    }
+    if (has_key)
+        size = add_made_key(p, size);
+    send_body(p->keys, &p->token, status, "", p->object, size);
+    if (has_key)
+        OPENSSL_cleanse(body_room, size);
+    pending_release(p);
+}
+
+/* true: the call has been answered, because the database did not do its part. */
+static bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    const char *state = "";
+
+    if (outcome == PG_DONE)
+        return false;
+    for (size_t i = 0; outcome == PG_REFUSED && i < count && state[0] == '\0'; i++)
+        state = results[i] == NULL ? "" : postgres_sqlstate(results[i]);
+    /* 22: a value it cannot read (audit_list's times); 23: a constraint; 40, 57: try again */
+    if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0) {
+        answer_err(p, ERR_UNPROCESSABLE, NULL, "", "the database cannot store or read one of the values");
+        return true;
+    }
+    log_warn("statement_failed", log_text("operation", operation_name(p->operation)), log_text("sqlstate", state));
+    answer_err(p, ERR_UNAVAILABLE, NULL, "", "the database did not answer; the same request may be sent again with the same X-Request-Id");
+    return true;
+}
+
+static enum err refuse_missing(struct problem *problem)
+{
+    return problem_set(problem, ERR_NOT_FOUND, NULL, "", "");
+}
+
+static struct caller caller_of(const struct pending *p)
+{
+    return (struct caller){ .user_id = p->user_id, .tenant_id = p->tenant_id, .scopes = p->scopes };
+}
+
+/* ---- acknowledged changes ---------------------------------------------------------------------- */
+
+static void on_applied(void *owner, const struct feed_applied *applied)
+{
+    struct pending *p = owner;
+    json_t *body = p->body;
+
+    p->body = NULL;
+    if (body != NULL)
+        json_object_set_new(body, "applied", json_pack("{s:I, s:I, s:I}", "holders", (json_int_t)applied->holders,
+                                                       "of", (json_int_t)applied->of, "ms", (json_int_t)applied->ms));
+    answer(p, p->status, body);
+}
+
+/* Answers once nobody acts on the older state any more. */
+static void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, json_t *body)
+{
+    p->status = status;
+    p->body = body;
+    if (feed_wait(p->keys->feed, sequence, on_applied, p) != ERR_OK)
+        answer_err(p, ERR_OVERLOADED, NULL, "", "the change is made; too many calls wait for its acknowledgement");
+}
+
+/* The request id was used for something else. */
+static bool ended_by_reuse(struct pending *p, bool is_foreign)
+{
+    if (is_foreign)
+        answer_err(p, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
+    return is_foreign;
+}
+
+/* ---- keys: create ------------------------------------------------------------------------------ */
+
+static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct store_effect effect;
+    struct key_row key;
+    json_t *body;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_effect(results, count, &p->actor, &effect);
+    if (ended_by_reuse(p, effect.is_foreign))
+        return;
+    if (!store_read_key(store_object_rows(results, count), 0, &key)) {
+        answer_err(p, ERR_CONFLICT, NULL, "", "the key that this request made is gone");
+        return;
+    }
+    snprintf(p->object, sizeof p->object, "%s", key.id);
+    body = keys_json_key(&key, p->keys->config->permission_resource);
+    if (effect.is_repeat)
+        answer_when_applied(p, effect.sequence, 201, body);
+    else
+        answer(p, 201, body);
+}
+
+static enum err create_key(struct pending *p)
+{
+    char permissions[PERMISSIONS_SIZE], digest_text[DIGEST_TEXT_SIZE], start[APIKEY_START + 1];
+    uint8_t digest[DIGEST_SIZE];
+
+    keys_make_id(p->object);
+    apikey_make(&p->made);
+    apikey_digest(secret_text(&p->made), p->made.size, digest);
+    base64url_encode(digest, sizeof digest, digest_text);
+    snprintf(start, sizeof start, "%.*s", (int)APIKEY_START, secret_text(&p->made));
+    /* Closed, because Better-Auth knows no inheritance: a key with write must pass its check for read too. */
+    keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions, sizeof permissions);
+    return store_create_key(p->keys->store, &p->actor, &(struct key_creation){
+        .fields = &p->in.key, .permissions = permissions, .start = start, .digest = digest_text,
+        .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL }, on_key_created, p);
+}
+
+static enum err decide_owner(struct pending *p, const struct store_subject *subject, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    const struct key_facts owner = {
+        .reference_id = p->reference_id, .side_tenant_id = "", .organization_id = subject->organization_id,
+        .organization_count = subject->organization_count, .is_organization = subject->is_organization,
+    };
+
+    if (!subject->is_user && !subject->is_organization)
+        return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "no such user");
+    if (subject->is_banned)
+        return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "the user is banned");
+    return keys_decide_tenant(&caller, &p->in.key, &owner, p->tenant, problem);
+}
+
+static void on_subject(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct store_subject subject;
+    struct problem problem;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_subject(results[0], &subject);
+    if (decide_owner(p, &subject, &problem) != ERR_OK) {
+        answer_problem(p, &problem);
+        return;
+    }
+    if (create_key(p) != ERR_OK)
+        answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
+}
+
+static enum err begin_key_create(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    struct key_fields *fields = &p->in.key;
+    enum err err = keys_parse_create(body, p->keys->config->default_expiry_s, fields, problem);
+
+    (void)query;
+    if (err == ERR_OK)
+        err = keys_decide_fields(&caller, fields, problem);
+    if (err != ERR_OK)
+        return err;
+    p->actor.event = "key.created";
+    snprintf(p->reference_id, sizeof p->reference_id, "%s", fields->has_user ? fields->user_id
+             : strncmp(p->user_id, "org:", 4) == 0 ? p->user_id + 4 : p->user_id);
+    return store_load_subject(p->keys->store, p->reference_id, on_subject, p);
+}
+
+/* ---- keys: change ------------------------------------------------------------------------------ */
+
+static json_t *deleted_body(const char *name, const char *value)
+{
+    return json_pack("{s:s, s:b}", name, value, "deleted", 1);
+}
+
+static void on_key_changed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct store_effect effect;
+    struct key_row key;
+    bool is_there;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_effect(results, count, &p->actor, &effect);
+    if (ended_by_reuse(p, effect.is_foreign))
+        return;
+    is_there = store_read_key(store_object_rows(results, count), 0, &key);
+    if (p->operation == OPERATION_key_delete && !is_there)
+        answer_when_applied(p, effect.sequence, 200, deleted_body("id", p->object));
+    else if (!is_there)
+        answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+    else if (p->operation == OPERATION_key_enable && key.facts.revoked)
+        answer_err(p, ERR_CONFLICT, "key_revoked", "", "a revoked key cannot be enabled again");
+    else
+        answer_when_applied(p, effect.sequence, 200, keys_json_key(&key, p->keys->config->permission_resource));
+}
+
+static enum err change_key(struct pending *p)
+{
+    struct store *store = p->keys->store;
+    char permissions[PERMISSIONS_SIZE];
+
+    switch (p->operation) {
+    case OPERATION_key_update:
+        keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions, sizeof permissions);
+        return store_update_key(store, &p->actor, &p->in.key, permissions, on_key_changed, p);
+    case OPERATION_key_enable:
+        return store_enable_key(store, &p->actor, true, on_key_changed, p);
+    case OPERATION_key_disable:
+        return store_enable_key(store, &p->actor, false, on_key_changed, p);
+    case OPERATION_key_revoke:
+        return store_revoke_key(store, &p->actor, on_key_changed, p);
+    default:
+        return store_delete_key(store, &p->actor, on_key_changed, p);
+    }
+}
+
+/* A key of others does not exist for the caller.  A repeated deletion finds no key any more, but its request. */
+static enum err decide_change(struct pending *p, const struct store_request *request, const struct key_row *key, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    const bool is_repeat = request->is_known && strcmp(request->fingerprint, p->fingerprint) == 0;
+
+    if (request->is_known && !is_repeat)
+        return problem_set(problem, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
+    if (key == NULL)
+        return is_repeat && p->operation == OPERATION_key_delete ? ERR_OK : refuse_missing(problem);
+    if (!keys_may_see(&caller, &key->facts))
+        return refuse_missing(problem);
+    if (p->operation == OPERATION_key_enable && key->facts.revoked)
+        return problem_set(problem, ERR_CONFLICT, "key_revoked", "", "a revoked key cannot be enabled again");
+    return ERR_OK;
+}
+
+static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct store_request request;
+    struct problem problem;
+    struct key_row key;
+    bool is_there;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_request(results[0], &request);
+    is_there = store_read_key(results[1], 0, &key);
+    if (decide_change(p, &request, is_there ? &key : NULL, &problem) != ERR_OK) {
+        answer_problem(p, &problem);
+        return;
+    }
+    if (change_key(p) != ERR_OK)
+        answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
+}
+
+static enum err begin_key_change(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    static const char *const events[] = {
+        [OPERATION_key_update] = "key.updated", [OPERATION_key_enable] = "key.enabled", [OPERATION_key_disable] = "key.disabled",
+        [OPERATION_key_revoke] = "key.revoked", [OPERATION_key_delete] = "key.deleted",
+    };
+    const struct caller caller = caller_of(p);
+    enum err err;
+
+    (void)query;
+    if (p->operation == OPERATION_key_update)
+        err = keys_parse_update(body, &p->in.key, problem);
+    else
+        err = keys_parse_reason(body, p->reason, problem);
+    if (err == ERR_OK && p->operation == OPERATION_key_update)
+        err = keys_decide_fields(&caller, &p->in.key, problem);
+    if (err != ERR_OK)
+        return err;
+    p->actor.event = events[p->operation];
+    return store_load_key(p->keys->store, &p->actor, on_key_loaded, p);
+}
+
+/* ---- keys: read -------------------------------------------------------------------------------- */
+
+static void on_key_got(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    const struct caller caller = caller_of(p);
+    struct key_row key;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    if (!store_read_key(results[1], 0, &key) || !keys_may_see(&caller, &key.facts))
+        answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+    else
+        answer(p, 200, keys_json_key(&key, p->keys->config->permission_resource));
+}
+
+static enum err begin_key_get(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    (void)body, (void)query, (void)problem;
+    return store_load_key(p->keys->store, &p->actor, on_key_got, p);
+}
+
+/* A page in the making: items until the limit or the bytes are used up; the cursor is the last item's. */
+struct page {
+    json_t *items;
+    size_t bytes;
+    uint64_t limit;
+    const char *cursor;
+    bool has_more;
+};
+
+/* Takes the item.  false: the page is full. */
+static bool page_add(struct page *page, json_t *item, const char *cursor)
+{
+    const size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
+
+    if (json_array_size(page->items) == page->limit || (page->bytes + size > PAGE_BYTES && json_array_size(page->items) > 0)) {
+        json_decref(item);
+        page->has_more = true;
+        return false;
+    }
+    json_array_append_new(page->items, item);
+    page->bytes += size + 1;
+    page->cursor = cursor;
+    return true;
+}
+
+static void answer_page(struct pending *p, const struct page *page)
+{
+    answer(p, 200, json_pack("{s:o, s:o}", "items", page->items, "next", page->has_more ? json_string(page->cursor) : json_null()));
+}
+
+static void on_keys_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct page page = { .limit = p->in.page.limit };
+    struct key_row key;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    page.items = json_array();
+    for (int row = 0; store_read_key(results[0], row, &key); row++) {
+        if (!page_add(&page, keys_json_key(&key, p->keys->config->permission_resource), key.cursor))
+            break;
+    }
+    answer_page(p, &page);
+}
+
+static enum err begin_key_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    const bool is_organization = strncmp(p->user_id, "org:", 4) == 0;
+    enum err err = keys_parse_page(query, PAGE_OF_KEYS, &p->in.page, problem);
+
+    (void)body;
+    if (err != ERR_OK)
+        return err;
+    return store_list_keys(p->keys->store, keys_is_admin(&caller) ? NULL : is_organization ? p->user_id + 4 : p->user_id, is_organization,
+                           &p->in.page, on_keys_listed, p);
+}
+
+static json_t *unverified(const char *error)
+{
+    return json_pack("{s:b, s:s}", "isValid", 0, "error", error);
+}
+
+/* Who is not an administrator learns of keys of their own tenant only; others' are as unknown as garbage. */
+static json_t *verify_body(const struct pending *p, const PGresult *rows)
+{
+    const struct caller caller = caller_of(p);
+    const char *refusal;
+    char tenant[81] = "";
+    struct key_row key;
+
+    if (PQntuples(rows) != 1 || !store_read_key(rows, 0, &key))
+        return unverified("KEY_UNKNOWN");
+    if (!keys_may_see(&caller, &key.facts) && (keys_tenant(&key.facts, tenant) != ERR_OK || strcmp(tenant, p->tenant_id) != 0))
+        return unverified("KEY_UNKNOWN");
+    refusal = keys_refusal(&key.facts);
+    if (refusal != NULL)
+        return unverified(refusal);
+    return json_pack("{s:b, s:o}", "isValid", 1, "context", keys_json_context(&key, p->keys->config->permission_resource));
+}
+
+static void on_digest_found(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+
+    if (!ended_by_store(p, outcome, results, count))
+        answer(p, 200, verify_body(p, results[0]));
+}
+
+static enum err begin_key_verify(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    char digest_text[DIGEST_TEXT_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+    const char *key;
+    enum err err = keys_parse_verify(body, &key, problem);
+
+    (void)query;
+    if (err != ERR_OK)
+        return err;
+    if (!apikey_is_plausible(key, strlen(key))) {
+        answer(p, 200, unverified("KEY_UNKNOWN"));
+        return ERR_OK;
+    }
+    apikey_digest(key, strlen(key), digest);
+    base64url_encode(digest, sizeof digest, digest_text);
+    return store_find_digest(p->keys->store, digest_text, on_digest_found, p);
+}
+
+/* ---- servers ----------------------------------------------------------------------------------- */
+
+static bool is_same_server(const struct server_row *row, const struct server_fields *fields)
+{
+    return strcmp(row->url, fields->url) == 0 && strcmp(row->name, fields->name) == 0
+        && strcmp(row->tenant_id, fields->tenant_id) == 0 && row->enabled == fields->enabled;
+}
+
+/* The statement behind act and claim. */
+static bool has_changed_rows(PGresult *const *results)
+{
+    return strcmp(PQcmdTuples(results[2]), "0") != 0;
+}
+
+static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct store_effect effect;
+    struct server_row server;
+    bool is_there, is_new = p->operation == OPERATION_server_create;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_effect(results, count, &p->actor, &effect);
+    if (ended_by_reuse(p, effect.is_foreign))
+        return;
+    is_there = store_read_server(store_object_rows(results, count), 0, &server);
+    if (is_new && is_there && !effect.is_repeat && !has_changed_rows(results)) {
+        if (is_same_server(&server, &p->in.server))
+            answer_when_applied(p, effect.sequence, 200, keys_json_server(&server));
+        else
+            answer_err(p, ERR_CONFLICT, NULL, "slug", "another server has this slug");
+        return;
+    }
+    if (is_there)
+        answer_when_applied(p, effect.sequence, is_new ? 201 : 200, keys_json_server(&server));
+    else if (p->operation == OPERATION_server_delete && (effect.is_repeat || has_changed_rows(results)))
+        answer_when_applied(p, effect.sequence, 200, deleted_body("slug", p->object));
+    else
+        answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+}
+
+static enum err begin_server_change(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    const bool is_new = p->operation == OPERATION_server_create;
+    enum err err = ERR_OK;
+
+    (void)query;
+    if (!keys_is_admin(&caller))
+        return problem_set(problem, ERR_DENIED, NULL, "", "scope admin is needed");
+    if (p->operation == OPERATION_server_delete)
+        err = keys_parse_reason(body, p->reason, problem);
+    else
+        err = keys_parse_server(body, is_new, &p->in.server, problem);
+    if (err != ERR_OK)
+        return err;
+    if (is_new)
+        memcpy(p->object, p->in.server.slug, sizeof p->in.server.slug);
+    if (!keys_slug_is_valid(p->object))
+        return refuse_missing(problem);
+    p->actor.event = is_new ? "server.created" : p->operation == OPERATION_server_update ? "server.updated" : "server.deleted";
+    if (is_new)
+        return store_create_server(p->keys->store, &p->actor, &p->in.server, on_server_changed, p);
+    if (p->operation == OPERATION_server_update)
+        return store_update_server(p->keys->store, &p->actor, &p->in.server, on_server_changed, p);
+    return store_delete_server(p->keys->store, &p->actor, on_server_changed, p);
+}
+
+static void on_server_got(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    const struct caller caller = caller_of(p);
+    struct server_row server;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    if (!store_read_server(results[1], 0, &server) || !keys_may_see_server(&caller, server.tenant_id))
+        answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+    else
+        answer(p, 200, keys_json_server(&server));
+}
+
+static enum err begin_server_get(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    (void)body, (void)query, (void)problem;
+    return store_load_server(p->keys->store, &p->actor, on_server_got, p);
+}
+
+static void on_servers_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct page page = { .limit = p->in.page.limit };
+    struct server_row server;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    page.items = json_array();
+    for (int row = 0; store_read_server(results[0], row, &server); row++) {
+        if (!page_add(&page, keys_json_server(&server), server.slug))
+            break;
+    }
+    answer_page(p, &page);
+}
+
+static enum err begin_server_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    enum err err = keys_parse_page(query, PAGE_OF_SERVERS, &p->in.page, problem);
+
+    (void)body;
+    if (err != ERR_OK)
+        return err;
+    return store_list_servers(p->keys->store, keys_is_admin(&caller) ? NULL : p->tenant_id, &p->in.page, on_servers_listed, p);
+}
+
+/* ---- the trail, and the state ------------------------------------------------------------------ */
+
+static void on_events_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct page page = { .limit = p->in.page.limit };
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    page.items = json_array();
+    for (int row = 0; row < PQntuples(results[0]); row++) {
+        const char *item = postgres_text(results[0], row, 0), *cursor = postgres_text(results[0], row, 1);
+
+        if (item[0] == '\0') {
+            page.has_more = true;
+            page.cursor = cursor;
+        } else if (!page_add(&page, json_loads(item, 0, NULL), cursor)) {
+            break;
+        }
+    }
+    answer_page(p, &page);
+}
+
+static enum err begin_audit_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    enum err err = keys_parse_page(query, PAGE_OF_AUDIT, &p->in.page, problem);
+
+    (void)body;
+    if (err != ERR_OK)
+        return err;
+    if (!keys_is_admin(&caller))
+        memcpy(p->in.page.user_id, p->user_id, sizeof p->in.page.user_id);
+    return store_list_events(p->keys->store, &p->in.page, on_events_listed, p);
+}
+
+static void on_status_read(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct feed_applied applied;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    applied = feed_count(p->keys->feed, feed_known(p->keys->feed));
+    answer(p, 200, json_pack("{s:I, s:I, s:b, s:I, s:I, s:I, s:I, s:{s:I, s:I}}",
+                             "changeSequence", (json_int_t)postgres_i64(results[0], 0, 0), "changeRead", (json_int_t)feed_known(p->keys->feed),
+                             "triggersPresent", postgres_flag(results[0], 0, 1) ? 1 : 0, "outboxEvents", (json_int_t)postgres_i64(results[0], 0, 2),
+                             "keys", (json_int_t)postgres_i64(results[0], 0, 3), "servers", (json_int_t)postgres_i64(results[0], 0, 4),
+                             "edges", (json_int_t)bus_edge_count(p->keys->bus),
+                             "applied", "holders", (json_int_t)applied.holders, "of", (json_int_t)applied.of));
+}
+
+static enum err begin_status(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+{
+    (void)body, (void)query, (void)problem;
+    return store_status(p->keys->store, on_status_read, p);
+}
+
+/* ---- messages ---------------------------------------------------------------------------------- */
+
+/* ERR_OK: answered, or an answer will come.  Otherwise `problem` is set, or its err is ERR_OK and the error speaks for itself. */
+typedef enum err begin_fn(struct pending *p, const json_t *body, const struct view *query, struct problem *problem);
+
+static begin_fn *const begin_functions[] = {
+    [OPERATION_key_create] = begin_key_create, [OPERATION_key_list] = begin_key_list, [OPERATION_key_get] = begin_key_get,
+    [OPERATION_key_update] = begin_key_change, [OPERATION_key_enable] = begin_key_change, [OPERATION_key_disable] = begin_key_change,
+    [OPERATION_key_revoke] = begin_key_change, [OPERATION_key_delete] = begin_key_change, [OPERATION_key_verify] = begin_key_verify,
+    [OPERATION_server_create] = begin_server_change, [OPERATION_server_list] = begin_server_list, [OPERATION_server_get] = begin_server_get,
+    [OPERATION_server_delete] = begin_server_change, [OPERATION_server_update] = begin_server_change,
+    [OPERATION_audit_list] = begin_audit_list, [OPERATION_status] = begin_status,
+};
+
+static void take_fingerprint(struct pending *p, const struct manage_request *request)
+{
+    uint8_t digest[DIGEST_SIZE];
+    char head[32];
+    const int length = snprintf(head, sizeof head, "%u ", (unsigned)request->operation);
+
+    digest_hmac(request->object, strlen(request->object), head, (size_t)length, request->body.bytes, request->body.size, digest);
+    base64url_encode(digest, sizeof digest, p->fingerprint);
+}
+
+static void take_request(struct pending *p, const struct manage_request *request)
+{
+    p->operation = request->operation;
+    p->scopes = scopes_close(request->scopes);
+    memcpy(p->user_id, request->user_id, sizeof p->user_id);
+    memcpy(p->tenant_id, request->tenant_id, sizeof p->tenant_id);
+    memcpy(p->key_id, request->key_id, sizeof p->key_id);
+    memcpy(p->request_id, request->request_id, sizeof p->request_id);
+    memcpy(p->address, request->address, sizeof p->address);
+    memcpy(p->object, request->object, sizeof p->object);
+    keys_make_id(p->attempt);
+    take_fingerprint(p, request);
+    /* Without an id of its own a request repeats none. */
+    if (p->request_id[0] == '\0')
+        memcpy(p->request_id, p->attempt, sizeof p->attempt);
+    p->actor = (struct store_actor){
+        .event = "", .operation = p->operation, .user_id = p->user_id, .key_id = p->key_id, .tenant_id = p->tenant_id,
+        .request_id = p->request_id, .address = p->address, .reason = p->reason, .fingerprint = p->fingerprint,
+        .attempt = p->attempt, .object = p->object,
+    };
+}
+
+static enum err parse_body(const struct view *view, json_t **ret_body, struct problem *problem)
+{
+    json_error_t error;
+
+    *ret_body = NULL;
+    if (view->size == 0)
+        return ERR_OK;
+    *ret_body = json_loadb((const char *)view->bytes, view->size, JSON_REJECT_DUPLICATES, &error);
+    if (*ret_body != NULL)
+        return ERR_OK;
+    return problem_set(problem, ERR_MALFORMED, NULL, "", "the body is not JSON, or an object has a member twice");
+}
+
+static enum err begin(struct pending *p, const struct manage_request *request, struct problem *problem)
+{
+    OWNED(keys_json_destroy) json_t *body = NULL;
+    const struct caller caller = caller_of(p);
+    enum err err;
+
+    if (p->operation >= sizeof begin_functions / sizeof begin_functions[0] || begin_functions[p->operation] == NULL)
+        return problem_set(problem, ERR_NOT_FOUND, NULL, "", "no such operation");
+    err = keys_decide_operation(&caller, operation_changes(p->operation), problem);
+    if (err == ERR_OK)
+        err = parse_body(&request->body, &body, problem);
+    if (err != ERR_OK)
+        return err;
+    return begin_functions[p->operation](p, body, &request->query, problem);
+}
+
+static void on_manage_request(struct keys *keys, const struct bus_token *token, const struct manage_request *request)
+{
+    struct pending *p = pending_take(keys);
+    struct problem problem = { .err = ERR_OK };
+    enum err err;
+
+    if (p == NULL) {
+        (void)problem_set(&problem, ERR_OVERLOADED, NULL, "", "");
+        send_problem(keys, token, request->object, &problem);
+        return;
+    }
+    p->token = *token;
+    take_request(p, request);
+    err = begin(p, request, &problem);
+    if (err == ERR_OK)
+        return;
+    if (problem.err == ERR_OK)
+        (void)problem_set(&problem, err, NULL, "", "");
+    answer_problem(p, &problem);
+}
+DEFINE_BUS_HANDLER(struct keys, on_manage_request, manage_request)
+
+static void on_feed_request(struct keys *keys, const struct bus_token *token, const struct feed_request *request)
+{
+    feed_on_request(keys->feed, token, request);
+}
+DEFINE_BUS_HANDLER(struct keys, on_feed_request, feed_request)
+
+static void on_holders(struct keys *keys, const struct bus_token *token, const struct holders *holders)
+{
+    feed_on_holders(keys->feed, token, holders);
+}
+DEFINE_BUS_HANDLER(struct keys, on_holders, holders)
+
+static void send_page_end(struct pending *p, const struct servers_page *page)
+{
+    bus_reply(p->keys->bus, &p->token, MESSAGE_servers_page, page);
+    pending_release(p);
+}
+
+static void on_servers_page(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    struct servers_page page = { .error = outcome == PG_DONE ? ERR_OK : ERR_UNAVAILABLE };
+    struct server_row row;
+
+    (void)count;
+    if (outcome == PG_DONE)
+        page.sequence = store_read_sequence(results[0]);
+    for (int i = 0; outcome == PG_DONE && store_read_page_server(results[0], i, &row); i++) {
+        struct server_entry entry = { .enabled = row.enabled };
+
+        page.more = page.count == STORE_SERVERS_MAX;
+        if (page.more)
+            break;
+        snprintf(entry.slug, sizeof entry.slug, "%s", row.slug);
+        snprintf(entry.url, sizeof entry.url, "%s", row.url);
+        snprintf(entry.tenant_id, sizeof entry.tenant_id, "%s", row.tenant_id);
+        bus_reply(p->keys->bus, &p->token, MESSAGE_server_entry, &entry);
+        page.count++;
+    }
+    send_page_end(p, &page);
+}
+
+static void on_servers_request(struct keys *keys, const struct bus_token *token, const struct servers_request *request)
+{
+    struct pending *p = pending_take(keys);
+    enum err err;
+
+    if (p == NULL) {
+        bus_reply(keys->bus, token, MESSAGE_servers_page, &(struct servers_page){ .error = ERR_OVERLOADED });
+        return;
+    }
+    p->token = *token;
+    memcpy(p->after, request->after, sizeof p->after);
+    err = store_load_servers_page(keys->store, p->after, on_servers_page, p);
+    if (err != ERR_OK)
+        send_page_end(p, &(struct servers_page){ .error = err });
+}
+DEFINE_BUS_HANDLER(struct keys, on_servers_request, servers_request)
+
+const struct bus_handler keys_handlers[] = {
+    BUS_HANDLER(on_manage_request, manage_request),
+    BUS_HANDLER(on_feed_request, feed_request),
+    BUS_HANDLER(on_holders, holders),
+    BUS_HANDLER(on_servers_request, servers_request),
+    { 0 }
+};

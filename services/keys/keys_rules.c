@@ -1,0 +1,673 @@
+#include "services/keys/keys_rules.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/scope.h"
+
+DEFINE_DESTROY(json_destroy, json_t, json_decref)
+
+#define PERMISSIONS_MAX 16384u    /* bytes; a longer text gives no scope, as in authz */
+
+enum err problem_set(struct problem *reterr, enum err err, const char *code, const char *field, const char *detail)
+{
+    *reterr = (struct problem){ .err = err, .code = code };
+    snprintf(reterr->field, sizeof reterr->field, "%s", field);
+    snprintf(reterr->detail, sizeof reterr->detail, "%s", detail);
+    return err;
+}
+
+static enum err refuse(struct problem *reterr, const char *field, const char *detail)
+{
+    return problem_set(reterr, ERR_UNPROCESSABLE, NULL, field, detail);
+}
+
+bool keys_is_admin(const struct caller *caller)
+{
+    return (caller->scopes & SCOPE_BIT(ADMIN)) != 0;
+}
+
+enum err keys_decide_operation(const struct caller *caller, bool changes, struct problem *reterr)
+{
+    if (scopes_cover(caller->scopes, changes ? SCOPE_BIT(WRITE) : SCOPE_BIT(READ)))
+        return ERR_OK;
+    return problem_set(reterr, ERR_DENIED, NULL, "", changes ? "scope write is needed" : "scope read is needed");
+}
+
+bool keys_may_see(const struct caller *caller, const struct key_facts *key)
+{
+    const char *id = caller->user_id;
+
+    if (keys_is_admin(caller))
+        return true;
+    if (!key->is_organization)
+        return strcmp(id, key->reference_id) == 0;
+    return strncmp(id, "org:", 4) == 0 && strcmp(id + 4, key->reference_id) == 0;
+}
+
+bool keys_may_see_server(const struct caller *caller, const char *tenant_id)
+{
+    return keys_is_admin(caller) || tenant_id[0] == '\0' || strcmp(tenant_id, caller->tenant_id) == 0;
+}
+
+enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields, struct problem *reterr)
+{
+    if (keys_is_admin(caller))
+        return ERR_OK;
+    if (fields->has_user)
+        return problem_set(reterr, ERR_DENIED, NULL, "userId", "only an administrator may choose the owner");
+    if (fields->has_tenant)
+        return problem_set(reterr, ERR_DENIED, NULL, "tenantId", "only an administrator may choose the tenant");
+    if (fields->has_scopes && !scopes_cover(caller->scopes, fields->scopes))
+        return problem_set(reterr, ERR_DENIED, NULL, "scopes", "a key cannot be given a scope that its creator does not hold");
+    return ERR_OK;
+}
+
+enum err keys_tenant(const struct key_facts *key, char ret_tenant[81])
+{
+    const char *prefix = "", *name = key->reference_id;
+
+    if (!key->is_organization) {
+        if (key->side_tenant_id[0] != '\0')
+            name = key->side_tenant_id;
+        else if (key->organization_count > 1)
+            return ERR_CONFLICT;
+        else if (key->organization_id[0] != '\0')
+            name = key->organization_id;
+        else
+            prefix = "user:";
+    }
+    snprintf(ret_tenant, 81, "%s%s", prefix, name);
+    return ERR_OK;
+}
+
+enum err keys_decide_tenant(const struct caller *caller, const struct key_fields *fields, const struct key_facts *owner,
+                            char ret_tenant[81], struct problem *reterr)
+{
+    char own[81] = "";
+    enum err err = keys_tenant(owner, own);
+
+    ret_tenant[0] = '\0';
+    if (owner->is_organization)
+        return fields->has_tenant ? refuse(reterr, "tenantId", "an organization's key belongs to the organization") : ERR_OK;
+    if (fields->has_tenant) {
+        if (strncmp(fields->tenant_id, "user:", 5) == 0 && strcmp(fields->tenant_id + 5, owner->reference_id) != 0)
+            return refuse(reterr, "tenantId", "user:<id> is the tenant of that user alone");
+        memcpy(ret_tenant, fields->tenant_id, sizeof fields->tenant_id);
+        return ERR_OK;
+    }
+    if (fields->has_user)
+        return err == ERR_OK ? ERR_OK : refuse(reterr, "tenantId", "the user belongs to several organizations: one must be named");
+    if (err != ERR_OK || strcmp(own, caller->tenant_id) != 0)
+        snprintf(ret_tenant, 81, "%s", caller->tenant_id);
+    return ERR_OK;
+}
+
+const char *keys_refusal(const struct key_facts *key)
+{
+    char tenant[81];
+
+    if (key->revoked)
+        return "KEY_REVOKED";
+    if (!key->enabled)
+        return "KEY_DISABLED";
+    if (key->expired)
+        return "KEY_EXPIRED";
+    if (!key->owner_exists)
+        return "OWNER_MISSING";
+    if (key->owner_banned)
+        return "OWNER_BANNED";
+    if (keys_tenant(key, tenant) != ERR_OK)
+        return "TENANT_AMBIGUOUS";
+    return NULL;
+}
+
+uint64_t keys_permission_scopes(const char *permissions, const char *resource)
+{
+    OWNED(json_destroy) json_t *root = NULL;
+    const json_t *action;
+    uint64_t scopes = 0;
+    enum scope scope;
+    size_t i;
+
+    if (strlen(permissions) > PERMISSIONS_MAX)
+        return 0;
+    root = json_loads(permissions, JSON_REJECT_DUPLICATES, NULL);
+    json_array_foreach(json_object_get(root, resource), i, action) {
+        if (json_is_string(action) && scope_parse(json_string_value(action), json_string_length(action), &scope))
+            scopes |= UINT64_C(1) << scope;
+    }
+    return scopes_close(scopes);
+}
+
+/* ---- values of bodies -------------------------------------------------------------------------- */
+
+/* Printable ASCII of 1..limit bytes that may be an id; `text` has limit + 1 bytes. */
+static bool take_id(const json_t *value, char *text, size_t limit)
+{
+    const char *from = json_string_value(value);
+    const size_t length = json_string_length(value);
+
+    if (from == NULL || length == 0 || length > limit || strspn(from, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:@") != length)
+        return false;
+    memcpy(text, from, length + 1);
+    return true;
+}
+
+/* 1..KEYS_NAME_MAX characters without control characters; jansson has checked that it is UTF-8. */
+static bool take_name(const json_t *value, char text[KEYS_NAME_SIZE])
+{
+    const char *from = json_string_value(value);
+    size_t characters = 0;
+
+    if (json_is_null(value)) {
+        text[0] = '\0';
+        return true;
+    }
+    if (from == NULL || json_string_length(value) >= KEYS_NAME_SIZE || from[0] == '\0')
+        return false;
+    for (const char *c = from; *c != '\0'; c++) {
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            return false;
+        characters += ((unsigned char)*c & 0xc0) != 0x80;
+    }
+    if (characters > KEYS_NAME_MAX)
+        return false;
+    memcpy(text, from, json_string_length(value) + 1);
+    return true;
+}
+
+/* true with 0 for null: never, or no limit. */
+static bool take_number(const json_t *value, uint64_t limit, uint64_t *ret_number)
+{
+    const json_int_t number = json_integer_value(value);
+
+    if (json_is_null(value)) {
+        *ret_number = 0;
+        return true;
+    }
+    if (!json_is_integer(value) || number < 1 || (uint64_t)number > limit)
+        return false;
+    *ret_number = (uint64_t)number;
+    return true;
+}
+
+static bool take_scopes(const json_t *value, uint64_t *ret_scopes)
+{
+    uint64_t scopes = 0;
+    const json_t *name;
+    enum scope scope;
+    size_t i;
+
+    if (!json_is_array(value) || json_array_size(value) == 0)
+        return false;
+    json_array_foreach(value, i, name) {
+        if (!json_is_string(name) || !scope_parse(json_string_value(name), json_string_length(name), &scope))
+            return false;
+        scopes |= UINT64_C(1) << scope;
+    }
+    *ret_scopes = scopes;
+    return true;
+}
+
+/* Better-Auth's parser refuses these names at any depth, and with them the whole key. */
+static bool metadata_is_safe(const json_t *value, int depth)
+{
+    const json_t *member;
+    const char *name;
+    size_t i;
+
+    if (depth > KEYS_METADATA_DEPTH)
+        return false;
+    json_array_foreach(value, i, member) {
+        if (!metadata_is_safe(member, depth + 1))
+            return false;
+    }
+    for (void *at = json_object_iter((json_t *)(uintptr_t)value); at != NULL;
+         at = json_object_iter_next((json_t *)(uintptr_t)value, at)) {
+        name = json_object_iter_key(at);
+        if (strcmp(name, "constructor") == 0 || strcmp(name, "__proto__") == 0)
+            return false;
+        if (!metadata_is_safe(json_object_iter_value(at), depth + 1))
+            return false;
+    }
+    return true;
+}
+
+static bool take_metadata(const json_t *value, char text[KEYS_METADATA_MAX + 1])
+{
+    size_t size;
+
+    if (json_is_null(value)) {
+        memcpy(text, "null", 5);
+        return true;
+    }
+    if (!json_is_object(value) || !metadata_is_safe(value, 0))
+        return false;
+    size = json_dumpb(value, text, KEYS_METADATA_MAX, JSON_COMPACT);
+    if (size == 0 || size > KEYS_METADATA_MAX)
+        return false;
+    text[size] = '\0';
+    return true;
+}
+
+static enum err take_rate(const json_t *value, struct key_fields *fields, struct problem *reterr)
+{
+    if (json_is_null(value))
+        return ERR_OK;
+    if (!json_is_object(value) || json_object_size(value) != 2)
+        return refuse(reterr, "rateLimit", "an object with requests and window, or null");
+    if (!take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests) || fields->rate_requests == 0)
+        return refuse(reterr, "rateLimit.requests", "a number from 1 to 2147483647");
+    if (!take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s) || fields->rate_window_s == 0)
+        return refuse(reterr, "rateLimit.window", "seconds, from 1 to 2147483");
+    return ERR_OK;
+}
+
+/* ---- bodies ------------------------------------------------------------------------------------ */
+
+static enum err refuse_unknown(const char *name, struct problem *reterr)
+{
+    /* Part of the interface as designed; accepting one would promise what nobody enforces. */
+    static const char *const designed[] = { "allowedIps", "allowedOrigins", "servers", "tools", "environment", "notBefore",
+                                            "remaining", "refillAmount", "refillInterval", "organizationId" };
+
+    for (size_t i = 0; i < sizeof designed / sizeof designed[0]; i++) {
+        if (strcmp(name, designed[i]) == 0)
+            return problem_set(reterr, ERR_UNPROCESSABLE, "not_enforced", name, "this field is not enforced yet, so it is not accepted");
+    }
+    return refuse(reterr, name, "no such field");
+}
+
+static enum err take_key_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
+{
+    if (strcmp(name, "name") == 0) {
+        fields->has_name = true;
+        return take_name(value, fields->name) ? ERR_OK : refuse(reterr, name, "a text of 1 to 32 characters, or null");
+    }
+    if (strcmp(name, "scopes") == 0) {
+        fields->has_scopes = true;
+        return take_scopes(value, &fields->scopes) ? ERR_OK
+            : refuse(reterr, name, "a list of at least one of read, write, admin, proxy, metrics, health");
+    }
+    if (strcmp(name, "expiresIn") == 0) {
+        fields->has_expiry = true;
+        return take_number(value, KEYS_EXPIRY_MAX_S, &fields->expires_in_s) ? ERR_OK
+            : refuse(reterr, name, "seconds, from 1 to 315360000, or null for never");
+    }
+    if (strcmp(name, "rateLimit") == 0) {
+        fields->has_rate = true;
+        return take_rate(value, fields, reterr);
+    }
+    if (strcmp(name, "metadata") == 0) {
+        fields->has_metadata = true;
+        return take_metadata(value, fields->metadata) ? ERR_OK
+            : refuse(reterr, name, "an object of at most 4096 bytes and 8 levels, without members named constructor or __proto__");
+    }
+    return refuse_unknown(name, reterr);
+}
+
+static enum err take_create_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
+{
+    if (strcmp(name, "userId") == 0) {
+        fields->has_user = true;
+        return take_id(value, fields->user_id, 59) ? ERR_OK : refuse(reterr, name, "the id of a user");
+    }
+    if (strcmp(name, "tenantId") == 0) {
+        fields->has_tenant = true;
+        return take_id(value, fields->tenant_id, 80) ? ERR_OK : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @");
+    }
+    return take_key_field(name, value, fields, reterr);
+}
+
+static enum err take_update_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
+{
+    if (strcmp(name, "expiresAt") != 0)
+        return take_key_field(name, value, fields, reterr);
+    if (!json_is_null(value))
+        return refuse(reterr, name, "only null, for never; use expiresIn for a moment");
+    fields->has_expiry = true;
+    fields->expires_in_s = 0;
+    return ERR_OK;
+}
+
+typedef enum err take_field_fn(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr);
+
+static enum err take_fields(const json_t *body, take_field_fn *take, struct key_fields *fields, struct problem *reterr)
+{
+    json_t *object = (json_t *)(uintptr_t)body;    /* jansson's iterators take no const */
+    enum err err;
+
+    if (!json_is_object(body))
+        return problem_set(reterr, ERR_MALFORMED, NULL, "", "the body must be a JSON object");
+    for (void *at = json_object_iter(object); at != NULL; at = json_object_iter_next(object, at)) {
+        err = take(json_object_iter_key(at), json_object_iter_value(at), fields, reterr);
+        if (err != ERR_OK)
+            return err;
+    }
+    return ERR_OK;
+}
+
+enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields, struct problem *reterr)
+{
+    enum err err;
+
+    *ret_fields = (struct key_fields){ .expires_in_s = default_expiry_s, .metadata = "null" };
+    err = take_fields(body, take_create_field, ret_fields, reterr);
+    if (err != ERR_OK)
+        return err;
+    if (!ret_fields->has_scopes)
+        return refuse(reterr, "scopes", "a list of at least one of read, write, admin, proxy, metrics, health");
+    return ERR_OK;
+}
+
+enum err keys_parse_update(const json_t *body, struct key_fields *ret_fields, struct problem *reterr)
+{
+    *ret_fields = (struct key_fields){ .metadata = "null" };
+    return take_fields(body, take_update_field, ret_fields, reterr);
+}
+
+enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX + 1], struct problem *reterr)
+{
+    const json_t *reason = json_object_get(body, "reason");
+    const char *text = json_string_value(reason);
+
+    ret_reason[0] = '\0';
+    if (body == NULL)
+        return ERR_OK;
+    if (!json_is_object(body))
+        return problem_set(reterr, ERR_MALFORMED, NULL, "", "the body must be a JSON object");
+    if (json_object_size(body) > (reason != NULL ? 1u : 0u)) {
+        json_t *object = (json_t *)(uintptr_t)body;
+        void *at = json_object_iter(object);
+
+        if (strcmp(json_object_iter_key(at), "reason") == 0)
+            at = json_object_iter_next(object, at);
+        return refuse_unknown(json_object_iter_key(at), reterr);
+    }
+    if (reason == NULL || json_is_null(reason))
+        return ERR_OK;
+    if (text == NULL || json_string_length(reason) > KEYS_REASON_MAX)
+        return refuse(reterr, "reason", "a text of at most 200 bytes");
+    memcpy(ret_reason, text, json_string_length(reason) + 1);
+    return ERR_OK;
+}
+
+enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr)
+{
+    const char *key = json_string_value(json_object_get(body, "key"));
+
+    if (!json_is_object(body))
+        return problem_set(reterr, ERR_MALFORMED, NULL, "", "the body must be a JSON object");
+    if (key == NULL)
+        return refuse(reterr, "key", "the key to verify, as a text");
+    if (json_object_size(body) != 1)
+        return refuse(reterr, "", "key is the only field");
+    *ret_key = key;
+    return ERR_OK;
+}
+
+/* ---- servers ----------------------------------------------------------------------------------- */
+
+bool keys_slug_is_valid(const char *slug)
+{
+    const size_t length = strlen(slug);
+
+    return length >= 1 && length <= 64 && strspn(slug, "abcdefghijklmnopqrstuvwxyz0123456789-") == length;
+}
+
+/* 169.254.0.0/16 (link-local, cloud metadata), 0.0.0.0/8, multicast and above; 100.100.100.200 and 192.0.0.192 serve metadata too. */
+static bool ipv4_is_refused(uint32_t address)
+{
+    return address >> 16 == 0xa9fe || address >> 24 == 0 || address >= 0xe0000000
+        || address == 0x646464c8 || address == 0xc00000c0;
+}
+
+static bool ipv6_is_refused(const uint8_t a[16])
+{
+    static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+    static const uint8_t translated[12] = { 0, 0x64, 0xff, 0x9b };
+    static const uint8_t metadata[16] = { 0xfd, 0x00, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02 };
+    const uint32_t tail = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
+
+    if ((a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || a[0] == 0xff)    /* fe80::/10, ff00::/8 */
+        return true;
+    if (memcmp(a, metadata, sizeof metadata) == 0)
+        return true;
+    if (memcmp(a, mapped, sizeof mapped) == 0 || memcmp(a, translated, sizeof translated) == 0)
+        return ipv4_is_refused(tail);
+    return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1 && ipv4_is_refused(tail);    /* ::a.b.c.d and ::, but not ::1 */
+}
+
+static bool host_is_refused(const char *host)
+{
+    static const char *const names[] = { "metadata", "metadata.google.internal", "instance-data", "metadata.azure.internal" };
+    uint8_t ipv6[16];
+    struct in_addr ipv4;
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcasecmp(host, names[i]) == 0)
+            return true;
+    }
+    if (inet_pton(AF_INET6, host, ipv6) == 1)
+        return ipv6_is_refused(ipv6);
+    /* inet_aton takes what resolvers take: decimal, octal, hexadecimal, and fewer than four parts. */
+    return inet_aton(host, &ipv4) == 1 && ipv4_is_refused(ntohl(ipv4.s_addr));
+}
+
+/* host[:port], with an IPv6 address in brackets. */
+static const char *authority_fault(const char *authority, size_t length)
+{
+    char host[256];
+    const char *start = authority, *end = authority + length, *stop, *port;
+
+    if (memchr(authority, '@', length) != NULL)
+        return "a URL must not hold credentials";
+    if (length > 0 && authority[0] == '[') {
+        start++;
+        stop = memchr(start, ']', (size_t)(end - start));
+        port = stop == NULL ? NULL : stop + 1;
+    } else {
+        stop = memchr(start, ':', length);
+        stop = stop == NULL ? end : stop;
+        port = stop;
+    }
+    if (stop == NULL || stop == start || (size_t)(stop - start) >= sizeof host)
+        return "the host is missing or malformed";
+    if (port != end && (*port != ':' || end - port > 6 || port + 1 == end || strspn(port + 1, "0123456789") < (size_t)(end - port - 1)
+                        || strtoul(port + 1, NULL, 10) == 0 || strtoul(port + 1, NULL, 10) > 65535))
+        return "the port is malformed";
+    memcpy(host, start, (size_t)(stop - start));
+    host[stop - start] = '\0';
+    if (authority[0] != '[' && strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != strlen(host))
+        return "the host is missing or malformed";
+    if (host[0] != '\0' && host[strlen(host) - 1] == '.')
+        host[strlen(host) - 1] = '\0';
+    return host_is_refused(host) ? "link-local and metadata addresses are refused" : NULL;
+}
+
+const char *keys_url_fault(const char *url)
+{
+    const char *authority;
+
+    if (strlen(url) > KEYS_URL_MAX)
+        return "a URL has at most 1000 characters";
+    for (const char *c = url; *c != '\0'; c++) {
+        if (*c <= 0x20 || *c >= 0x7f || strchr("\"<>\\^`{|}", *c) != NULL)
+            return "a character that a URL cannot hold";
+    }
+    if (strncasecmp(url, "http://", 7) == 0)
+        authority = url + 7;
+    else if (strncasecmp(url, "https://", 8) == 0)
+        authority = url + 8;
+    else
+        return "a URL must begin with http:// or https://";
+    if (strchr(url, '#') != NULL)
+        return "a URL must not hold a fragment";
+    return authority_fault(authority, strcspn(authority, "/?"));
+}
+
+static enum err take_server_field(const char *name, const json_t *value, struct server_fields *fields, struct problem *reterr)
+{
+    const char *text = json_string_value(value), *fault;
+
+    if (strcmp(name, "url") == 0) {
+        fault = text == NULL || json_string_length(value) != strlen(text) ? "a text" : keys_url_fault(text);
+        fields->has_url = fault == NULL;
+        snprintf(fields->url, sizeof fields->url, "%s", fault == NULL ? text : "");
+        return fault == NULL ? ERR_OK : refuse(reterr, name, fault);
+    }
+    if (strcmp(name, "name") == 0) {
+        fields->has_name = true;
+        return take_name(value, fields->name) ? ERR_OK : refuse(reterr, name, "a text of 1 to 32 characters, or null");
+    }
+    if (strcmp(name, "tenantId") == 0) {
+        fields->has_tenant = true;
+        return json_is_null(value) || take_id(value, fields->tenant_id, 80) ? ERR_OK
+            : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @, or null");
+    }
+    if (strcmp(name, "enabled") == 0) {
+        fields->has_enabled = true;
+        fields->enabled = json_is_true(value);
+        return json_is_boolean(value) ? ERR_OK : refuse(reterr, name, "true or false");
+    }
+    if (strcmp(name, "slug") != 0)
+        return refuse_unknown(name, reterr);
+    if (text == NULL || !keys_slug_is_valid(text))
+        return refuse(reterr, name, "1 to 64 of the characters a-z 0-9 -");
+    fields->has_slug = true;
+    memcpy(fields->slug, text, strlen(text) + 1);
+    return ERR_OK;
+}
+
+enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields, struct problem *reterr)
+{
+    json_t *object = (json_t *)(uintptr_t)body;
+    enum err err;
+
+    *ret_fields = (struct server_fields){ .enabled = true };
+    if (!json_is_object(body))
+        return problem_set(reterr, ERR_MALFORMED, NULL, "", "the body must be a JSON object");
+    for (void *at = json_object_iter(object); at != NULL; at = json_object_iter_next(object, at)) {
+        err = take_server_field(json_object_iter_key(at), json_object_iter_value(at), ret_fields, reterr);
+        if (err != ERR_OK)
+            return err;
+    }
+    if (is_new && !ret_fields->has_slug)
+        return refuse(reterr, "slug", "1 to 64 of the characters a-z 0-9 -");
+    if (is_new && !ret_fields->has_url)
+        return refuse(reterr, "url", "the URL of the MCP endpoint");
+    if (!is_new && ret_fields->has_slug)
+        return refuse(reterr, "slug", "a server keeps its slug");
+    return ERR_OK;
+}
+
+/* ---- queries ----------------------------------------------------------------------------------- */
+
+static int hex_value(uint8_t c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
+        return (c | 0x20) - 'a' + 10;
+    return -1;
+}
+
+/* Decodes one value of a query: %XX and + for a blank.  false: malformed, not printable ASCII, or too long. */
+static bool decode_value(const uint8_t *from, size_t length, char *text, size_t size)
+{
+    size_t used = 0;
+
+    for (size_t i = 0; i < length; i++) {
+        int c = from[i] == '+' ? ' ' : from[i];
+
+        if (c == '%') {
+            int high = length - i > 2 ? hex_value(from[i + 1]) : -1, low = length - i > 2 ? hex_value(from[i + 2]) : -1;
+
+            if (high < 0 || low < 0)
+                return false;
+            c = high << 4 | low;
+            i += 2;
+        }
+        if (c < 0x20 || c > 0x7e || used + 1 >= size)
+            return false;
+        text[used++] = (char)c;
+    }
+    text[used] = '\0';
+    return true;
+}
+
+/* RFC 3339 5.6, loosely: Postgres reads the rest, and refuses what is no moment. */
+static bool is_moment(const char *text)
+{
+    size_t length = strlen(text);
+
+    return length >= 20 && length <= 32 && strspn(text, "0123456789-:.TtZz+ ") == length && strspn(text, "0123456789") == 4
+        && text[4] == '-' && text[7] == '-' && text[13] == ':';
+}
+
+static bool take_cursor(const char *text, enum page_kind kind, struct page_query *query)
+{
+    const size_t digits = strspn(text, "0123456789");
+    const char *id = text + digits + 1;
+
+    if (kind == PAGE_OF_SERVERS) {
+        snprintf(query->cursor, sizeof query->cursor, "%s", text);
+        return keys_slug_is_valid(text);
+    }
+    if (digits == 0 || digits > 18 || text[digits] != '.' || id[0] == '\0')
+        return false;
+    query->cursor_us = strtoull(text, NULL, 10);
+    snprintf(query->cursor, sizeof query->cursor, "%s", id);
+    return true;
+}
+
+static bool take_query_field(const char *name, const char *value, enum page_kind kind, struct page_query *query)
+{
+    char *end;
+
+    if (strcmp(name, "limit") == 0) {
+        query->limit = strtoull(value, &end, 10);
+        return value[0] >= '0' && value[0] <= '9' && *end == '\0' && query->limit >= 1 && query->limit <= KEYS_PAGE_MAX;
+    }
+    if (strcmp(name, "cursor") == 0)
+        return take_cursor(value, kind, query);
+    if (kind != PAGE_OF_AUDIT)
+        return false;
+    if (strcmp(name, "from") == 0 || strcmp(name, "to") == 0) {
+        snprintf(name[0] == 'f' ? query->from : query->to, sizeof query->from, "%.32s", value);
+        return is_moment(value);
+    }
+    if (strcmp(name, "outcome") == 0) {
+        snprintf(query->outcome, sizeof query->outcome, "%.16s", value);
+        return value[0] != '\0' && strlen(value) <= 16;
+    }
+    if (strcmp(name, "key") != 0 && strcmp(name, "user") != 0)
+        return false;
+    snprintf(name[0] == 'k' ? query->key_id : query->user_id, sizeof query->key_id, "%.64s", value);
+    return value[0] != '\0' && strlen(value) <= 64;
+}
+
+enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query, struct problem *reterr)
+{
+    const uint8_t *at = query->bytes, *end = at + query->size;
+
+    *ret_query = (struct page_query){ .limit = KEYS_PAGE_DEFAULT };
+    while (at < end) {
+        const uint8_t *stop = memchr(at, '&', (size_t)(end - at));
+        const uint8_t *equals;
+        char name[65] = "", value[161];
+
+        stop = stop == NULL ? end : stop;
+        equals = memchr(at, '=', (size_t)(stop - at));
+        if (stop > at && (!decode_value(at, (size_t)((equals == NULL ? stop : equals) - at), name, sizeof name)
+                          || equals == NULL || !decode_value(equals + 1, (size_t)(stop - equals - 1), value, sizeof value)
+                          || !take_query_field(name, value, kind, ret_query)))
+            return refuse(reterr, name, "a parameter that this call does not know, or a value it cannot use");
+        at = stop == end ? end : stop + 1;
+    }
+    return ERR_OK;
+}

@@ -1,0 +1,120 @@
+/*
+ * keys_rules.h - what a management call may contain and who may make it: pure functions over parsed JSON and texts.
+ * No clock, socket, database or log.
+ */
+#ifndef KEYS_KEYS_RULES_H
+#define KEYS_KEYS_RULES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include "common/error.h"
+#include "common/message.h"
+
+#define KEYS_NAME_MAX        32u            /* characters; Better-Auth's own limit */
+#define KEYS_NAME_SIZE       (KEYS_NAME_MAX * 4 + 1)
+#define KEYS_METADATA_MAX    4096u          /* bytes of its JSON text */
+#define KEYS_METADATA_DEPTH  8
+#define KEYS_EXPIRY_MAX_S    315360000      /* ten years */
+#define KEYS_WINDOW_MAX_S    2147483        /* Better-Auth keeps the window as int4 milliseconds */
+#define KEYS_REQUESTS_MAX    2147483647
+#define KEYS_REASON_MAX      200u
+#define KEYS_URL_MAX         1000u
+#define KEYS_PAGE_MAX        100u
+#define KEYS_PAGE_DEFAULT    50u
+
+/* Why a call is refused; becomes a problem document. */
+struct problem {
+    enum err err;
+    const char *code;        /* static; NULL: the error's own */
+    char field[65];          /* "" when no single field is at fault */
+    char detail[200];
+};
+
+struct caller {
+    const char *user_id, *tenant_id;
+    uint64_t scopes;
+};
+
+/* A body of create or update; has_ says which members were there. */
+struct key_fields {
+    bool has_name, has_scopes, has_expiry, has_rate, has_metadata, has_user, has_tenant;
+    char name[KEYS_NAME_SIZE];                /* "" is JSON null */
+    uint64_t scopes;
+    uint64_t expires_in_s;                    /* 0: never */
+    uint64_t rate_requests, rate_window_s;    /* 0: no limit of its own */
+    char metadata[KEYS_METADATA_MAX + 1];     /* "null" when there is none */
+    char user_id[65], tenant_id[81];
+};
+
+struct server_fields {
+    bool has_slug, has_url, has_name, has_tenant, has_enabled;
+    char slug[65], url[KEYS_URL_MAX + 1], name[KEYS_NAME_SIZE], tenant_id[81];
+    bool enabled;
+};
+
+enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT };
+
+/* Query of a list.  Cursor: <Unix microseconds>.<id>, or a slug for servers. */
+struct page_query {
+    uint64_t limit;
+    uint64_t cursor_us;
+    char cursor[129];                                        /* "": the first page */
+    char key_id[65], user_id[65], outcome[17];               /* audit_list; "": any */
+    char from[33], to[33];                                   /* RFC 3339; "": open */
+};
+
+/* What is known of a key's owner and state, from one row of mcpgw.credential. */
+struct key_facts {
+    const char *reference_id, *side_tenant_id, *organization_id;
+    bool enabled, revoked, expired, is_organization, owner_exists, owner_banned;
+    uint64_t organization_count;
+};
+
+bool keys_is_admin(const struct caller *caller);
+/* A changing call needs scope write, any other read; ERR_DENIED with the scope's name. */
+enum err keys_decide_operation(const struct caller *caller, bool changes, struct problem *reterr) MUST_CHECK;
+/* A caller sees their own keys (an organization's key speaks as "org:<id>"), an administrator all. */
+bool keys_may_see(const struct caller *caller, const struct key_facts *key);
+/* Servers of no tenant are everybody's to see. */
+bool keys_may_see_server(const struct caller *caller, const char *tenant_id);
+/* ERR_DENIED: a scope the caller does not hold, or a field that only administrators may set. */
+enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields, struct problem *reterr) MUST_CHECK;
+/*
+ * The tenant that the key of a create gets in our side table; "": none, because its owner says enough.  `owner` describes
+ * the owner, with no tenant of its own.  What a caller makes for themselves stays in the tenant they act in.
+ */
+enum err keys_decide_tenant(const struct caller *caller, const struct key_fields *fields, const struct key_facts *owner,
+                            char ret_tenant[81], struct problem *reterr) MUST_CHECK;
+/* "user:<id>", an organization, or our side table's tenant.  ERR_CONFLICT: several organizations and nothing chooses. */
+enum err keys_tenant(const struct key_facts *key, char ret_tenant[81]) MUST_CHECK;
+/* NULL: it verifies; else the error of the verify call: KEY_REVOKED, KEY_DISABLED, KEY_EXPIRED, ... */
+const char *keys_refusal(const struct key_facts *key);
+
+/* Bodies.  ERR_UNPROCESSABLE names the field; a designed one that nothing enforces yet has code `not_enforced`. */
+enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields, struct problem *reterr) MUST_CHECK;
+enum err keys_parse_update(const json_t *body, struct key_fields *ret_fields, struct problem *reterr) MUST_CHECK;
+/* {"reason": "..."} or nothing. */
+enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX + 1], struct problem *reterr) MUST_CHECK;
+/* {"key": "..."}; the text belongs to the body. */
+enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr) MUST_CHECK;
+enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields, struct problem *reterr) MUST_CHECK;
+enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query, struct problem *reterr) MUST_CHECK;
+
+bool keys_slug_is_valid(const char *slug);
+/*
+ * NULL: usable; else what is wrong with it.  Refused: other schemes, credentials, fragments, hosts that name link-local or
+ * cloud metadata addresses in any notation a resolver takes.  The edge checks again what a name resolves to.
+ */
+const char *keys_url_fault(const char *url);
+
+/* The scopes in a permissions text {"<resource>": ["read", ...]}, closed under inheritance; anything else: none. */
+uint64_t keys_permission_scopes(const char *permissions, const char *resource);
+
+/* Sets a refusal; always returns `err`. */
+enum err problem_set(struct problem *reterr, enum err err, const char *code, const char *field, const char *detail);
+
+#endif

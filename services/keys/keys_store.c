@@ -1,0 +1,603 @@
+#include "services/keys/keys_store.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/log.h"
+
+#define STATEMENT_TIMEOUT_MS 2000u
+
+struct store {
+    struct postgres *postgres;
+    struct store_options options;
+};
+
+/* RFC 3339 in UTC, milliseconds as Better-Auth writes them. */
+#define MOMENT(column) "to_char(" column " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
+#define NOW_MS         "date_trunc('milliseconds', now())"
+/* The claim of this very attempt: without it a statement does nothing, because an earlier one did it. */
+#define CLAIMED        "EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt = $3)"
+#define CURSOR_MOMENT(us) "(timestamptz 'epoch' + " us "::bigint * interval '1 microsecond')"
+
+enum key_column {
+    KEY_id, KEY_name, KEY_start, KEY_prefix, KEY_permissions, KEY_metadata, KEY_expires_at, KEY_created_at, KEY_updated_at,
+    KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
+    KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
+    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_cursor
+};
+/* In the order of enum key_column; the page (or row) of apikey is chosen first, then joined. */
+#define KEY_SELECT(page, order) \
+    "SELECT a.id, a.name, a.start, a.prefix, a.permissions, a.metadata, " MOMENT("a.\"expiresAt\"") ", " MOMENT("a.\"createdAt\"") ", " \
+    MOMENT("a.\"updatedAt\"") ", " MOMENT("a.\"lastRequest\"") ", " MOMENT("k.revoked_at") ", k.revoked_reason, k.created_by," \
+    " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms > 0, c.rate_max, c.rate_window_ms," \
+    " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
+    " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count," \
+    " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id" \
+    " FROM (SELECT x.* FROM public.apikey x " page ") a" \
+    " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
+#define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
+#define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") " FROM mcpgw.server "
+
+static const struct postgres_statement statements[] = {
+    { "act", "SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.event', $1, true),"
+             " set_config('mcpgw.actor_user_id', $2, true), set_config('mcpgw.actor_key_id', $3, true),"
+             " set_config('mcpgw.actor_tenant_id', $4, true), set_config('mcpgw.request_id', $5, true),"
+             " set_config('mcpgw.address', $6, true), set_config('mcpgw.reason', $7, true)" },
+    { "claim", "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at)"
+               " VALUES ($1, $2, $3, $4::smallint, $5, $6, now()) ON CONFLICT DO NOTHING" },
+    { "settle", "SET CONSTRAINTS ALL IMMEDIATE" },
+    { "effect", "SELECT s.value, r.operation, r.fingerprint, r.attempt, r.object FROM mcpgw.change_sequence s"
+                " LEFT JOIN mcpgw.request r ON r.user_id = $1 AND r.request_id = $2" },
+    { "request_find", "SELECT operation, fingerprint, object FROM mcpgw.request WHERE user_id = $1 AND request_id = $2" },
+    { "subject", "SELECT u.id IS NOT NULL, coalesce(u.banned AND (u.\"banExpires\" IS NULL OR u.\"banExpires\" > now()), false),"
+                 " o.id IS NOT NULL AND u.id IS NULL, (SELECT count(*) FROM public.member m WHERE m.\"userId\" = s.id),"
+                 " (SELECT min(m.\"organizationId\") FROM public.member m WHERE m.\"userId\" = s.id HAVING count(*) = 1)"
+                 " FROM (SELECT $1::text AS id) s LEFT JOIN public.\"user\" u ON u.id = s.id LEFT JOIN public.organization o ON o.id = s.id" },
+
+    { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
+    { "key_find", KEY_SELECT("WHERE x.key = $1 LIMIT 2", "") },
+    { "key_list_all", KEY_SELECT("WHERE $1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1) " NEWEST_FIRST("x") " LIMIT $3::int",
+                                 NEWEST_FIRST("a")) },
+    { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $4 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
+                                 NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $5::boolean " NEWEST_FIRST("a")) },
+    { "key_lock", "SELECT FROM public.apikey WHERE id = $1 FOR UPDATE" },
+    { "key_create", "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
+                    " \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\", \"requestCount\", remaining,"
+                    " \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
+                    " SELECT $4, 'default', $5, $6, $7, 'mcp_', $8, NULL, NULL, NULL, true, $9::boolean, $10::int, $11::int, 0, NULL, NULL,"
+                    " " NOW_MS " + make_interval(secs => $12::double precision), " NOW_MS ", " NOW_MS ", $13, $14"
+                    " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $8)" },
+    { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by) SELECT $4, $5, $1 WHERE " CLAIMED
+                         " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)" },
+    /* A repeated create: the first answer, and with it the secret, never reached its caller. */
+    { "key_replace", "UPDATE public.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
+                     " WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt <> $3 AND r.fingerprint = $4 AND a.id = r.object"
+                     " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $5)" },
+    { "key_created", KEY_SELECT("WHERE x.id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)", "") },
+    { "key_update", "UPDATE public.apikey SET \"updatedAt\" = " NOW_MS ","
+                    " name = CASE WHEN $5::boolean THEN $6 ELSE name END,"
+                    " permissions = coalesce($7, permissions),"
+                    " \"expiresAt\" = CASE WHEN $8::boolean THEN " NOW_MS " + make_interval(secs => $9::double precision) ELSE \"expiresAt\" END,"
+                    " \"rateLimitEnabled\" = CASE WHEN $10::boolean THEN $11::int IS NOT NULL ELSE \"rateLimitEnabled\" END,"
+                    " \"rateLimitTimeWindow\" = CASE WHEN $10::boolean THEN $11::int ELSE \"rateLimitTimeWindow\" END,"
+                    " \"rateLimitMax\" = CASE WHEN $10::boolean THEN $12::int ELSE \"rateLimitMax\" END,"
+                    " metadata = coalesce($13, metadata)"
+                    " WHERE id = $4 AND " CLAIMED },
+    { "key_enable", "UPDATE public.apikey SET enabled = $5::boolean, \"updatedAt\" = " NOW_MS " WHERE id = $4 AND " CLAIMED
+                    " AND NOT ($5::boolean AND EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = $4 AND k.revoked_at IS NOT NULL))" },
+    { "key_revoke", "INSERT INTO mcpgw.key AS k (key_id, created_by, revoked_at, revoked_reason)"
+                    " SELECT $4, NULL, " NOW_MS ", $5 WHERE " CLAIMED " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)"
+                    " ON CONFLICT (key_id) DO UPDATE SET revoked_reason = coalesce(k.revoked_reason, excluded.revoked_reason),"
+                    " revoked_at = coalesce(k.revoked_at, excluded.revoked_at)" },
+    { "key_delete", "DELETE FROM public.apikey WHERE id = $4 AND " CLAIMED },
+    { "key_delete_side", "DELETE FROM mcpgw.key WHERE key_id = $4 AND " CLAIMED },
+
+    { "server_get", SERVER_SELECT "WHERE slug = $1" },
+    { "server_list", SERVER_SELECT "WHERE slug > $1 AND ($2::text IS NULL OR tenant_id IS NULL OR tenant_id = $2) ORDER BY slug LIMIT $3::int" },
+    { "server_create", "INSERT INTO mcpgw.server (slug, url, name, tenant_id, enabled, created_at, updated_at)"
+                       " SELECT $4, $5, $6, $7, $8::boolean, " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
+    { "server_update", "UPDATE mcpgw.server SET updated_at = " NOW_MS ", url = coalesce($5, url), enabled = coalesce($6::boolean, enabled),"
+                       " name = CASE WHEN $7::boolean THEN $8 ELSE name END, tenant_id = CASE WHEN $9::boolean THEN $10 ELSE tenant_id END"
+                       " WHERE slug = $4 AND " CLAIMED },
+    { "server_delete", "DELETE FROM mcpgw.server WHERE slug = $4 AND " CLAIMED },
+    { "servers_page", "SELECT s.value, v.* FROM mcpgw.change_sequence s LEFT JOIN LATERAL (" SERVER_SELECT
+                      "WHERE slug > $1 ORDER BY slug LIMIT $2::int) v ON true ORDER BY v.slug" },
+
+    { "changes_after", "SELECT s.value, c.sequence, c.kind, c.key_id, c.user_id, c.tenant_id, c.server FROM mcpgw.change_sequence s"
+                       " LEFT JOIN LATERAL (SELECT * FROM mcpgw.change x WHERE x.sequence > $1::bigint ORDER BY x.sequence LIMIT $2::int) c ON true"
+                       " ORDER BY c.sequence" },
+    { "events", "SELECT item, cursor FROM mcpgw.audit_page(nullif($1, '')::timestamptz, nullif($2, '')::timestamptz, nullif($3, ''),"
+                " nullif($4, ''), nullif($5, ''), $6::bigint, $7, $8::int)" },
+    { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM public.apikey),"
+                " (SELECT count(*) FROM mcpgw.server) FROM mcpgw.change_sequence s" },
+    { "prune", "SELECT mcpgw.prune()" },
+    { NULL, NULL }
+};
+
+static void on_notify(void *owner, const char *channel, const char *payload)
+{
+    struct store *store = owner;
+
+    (void)channel, (void)payload;
+    store->options.on_change(store->options.owner);
+}
+
+static void on_state(void *owner, bool connected)
+{
+    struct store *store = owner;
+
+    store->options.on_state(store->options.owner, connected);
+}
+
+enum err store_new(struct loop *loop, const struct store_options *options, struct store **ret_store)
+{
+    static const char *const channels[] = { "mcpgw_change", NULL };
+    OWNED(store_destroy) struct store *store = calloc(1, sizeof *store);
+    enum err err;
+
+    if (store == NULL)
+        return ERR_NO_MEMORY;
+    store->options = *options;
+    err = postgres_new(loop, &(struct postgres_options){
+        .url = options->url, .statements = statements, .application_name = "mcpgw-keys", .timeout_ms = STATEMENT_TIMEOUT_MS,
+        .listen = channels, .on_notify = on_notify, .on_state = on_state, .owner = store }, &store->postgres);
+    if (err != ERR_OK)
+        return err;
+    *ret_store = store;
+    store = NULL;
+    return ERR_OK;
+}
+
+void store_destroy(struct store **store)
+{
+    if (*store == NULL)
+        return;
+    postgres_destroy(&(*store)->postgres);
+    free(*store);
+    *store = NULL;
+}
+
+bool store_is_connected(const struct store *store)
+{
+    return postgres_is_connected(store->postgres);
+}
+
+/* ---- building calls ---------------------------------------------------------------------------- */
+
+struct number { char text[24]; };
+
+static struct number number_of(uint64_t value)
+{
+    struct number number;
+
+    snprintf(number.text, sizeof number.text, "%" PRIu64, value);
+    return number;
+}
+
+static const char *flag(bool value)
+{
+    return value ? "true" : "false";
+}
+
+static const char *text_or_null(const char *text)
+{
+    return text[0] == '\0' ? NULL : text;
+}
+
+/* A changing transaction in the making: act, claim, ... , settle, effect, object. */
+struct plan {
+    struct postgres_step steps[POSTGRES_STEPS_MAX];
+    size_t count;
+    struct number operation;
+};
+
+static struct postgres_step *plan_add(struct plan *plan, const char *statement)
+{
+    struct postgres_step *step = &plan->steps[plan->count++];
+
+    step->statement = statement;
+    return step;
+}
+
+static void step_value(struct postgres_step *step, const char *value)
+{
+    step->values[step->count++] = value;
+}
+
+static void plan_begin(struct plan *plan, const struct store_actor *actor)
+{
+    struct postgres_step *act = plan_add(plan, "act"), *claim = plan_add(plan, "claim");
+
+    step_value(act, actor->event);
+    step_value(act, actor->user_id);
+    step_value(act, actor->key_id);
+    step_value(act, actor->tenant_id);
+    step_value(act, actor->request_id);
+    step_value(act, actor->address);
+    step_value(act, actor->reason);
+    plan->operation = number_of(actor->operation);
+    step_value(claim, actor->user_id);
+    step_value(claim, actor->request_id);
+    step_value(claim, actor->attempt);
+    step_value(claim, plan->operation.text);
+    step_value(claim, actor->fingerprint);
+    step_value(claim, actor->object);
+}
+
+/* A statement whose first three parameters are the claim. */
+static struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor)
+{
+    struct postgres_step *step = plan_add(plan, statement);
+
+    step_value(step, actor->user_id);
+    step_value(step, actor->request_id);
+    step_value(step, actor->attempt);
+    return step;
+}
+
+static enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor, const char *object_statement,
+                         postgres_fn *fn, void *owner)
+{
+    struct postgres_step *effect, *object;
+    const bool is_creation = strcmp(object_statement, "key_created") == 0;
+
+    plan_add(plan, "settle");
+    effect = plan_add(plan, "effect");
+    step_value(effect, actor->user_id);
+    step_value(effect, actor->request_id);
+    object = plan_add(plan, object_statement);
+    step_value(object, is_creation ? actor->user_id : actor->object);
+    if (is_creation)
+        step_value(object, actor->request_id);
+    return postgres_transaction(store->postgres, plan->steps, plan->count, fn, owner);
+}
+
+/* ---- reading ----------------------------------------------------------------------------------- */
+
+enum err store_load_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
+{
+    const struct postgres_step steps[] = {
+        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->request_id } },
+        { .statement = "key_get", .count = 1, .values = { actor->object } },
+    };
+
+    return postgres_transaction(store->postgres, steps, 2, fn, owner);
+}
+
+enum err store_load_subject(struct store *store, const char *reference_id, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "subject", .count = 1, .values = { reference_id } }, fn, owner);
+}
+
+enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization, const struct page_query *query,
+                         postgres_fn *fn, void *owner)
+{
+    const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
+    struct postgres_step step = {
+        .statement = reference_id == NULL ? "key_list_all" : "key_list_own", .count = reference_id == NULL ? 3 : 5,
+        .values = { query->cursor, us.text, limit.text, reference_id, flag(is_organization) },
+    };
+
+    return postgres_call(store->postgres, &step, fn, owner);
+}
+
+enum err store_find_digest(struct store *store, const char *digest, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "key_find", .count = 1, .values = { digest } }, fn, owner);
+}
+
+enum err store_load_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
+{
+    const struct postgres_step steps[] = {
+        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->request_id } },
+        { .statement = "server_get", .count = 1, .values = { actor->object } },
+    };
+
+    return postgres_transaction(store->postgres, steps, 2, fn, owner);
+}
+
+enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn, void *owner)
+{
+    const struct number limit = number_of(query->limit + 1);
+
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "server_list", .count = 3, .values = { query->cursor, tenant_id, limit.text } }, fn, owner);
+}
+
+enum err store_list_events(struct store *store, const struct page_query *query, postgres_fn *fn, void *owner)
+{
+    const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
+    const bool is_first = query->cursor[0] == '\0';
+
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "events", .count = 8,
+        .values = { query->from, query->to, query->key_id, query->user_id, query->outcome,
+                    is_first ? NULL : us.text, is_first ? NULL : query->cursor, limit.text } }, fn, owner);
+}
+
+enum err store_status(struct store *store, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "status" }, fn, owner);
+}
+
+enum err store_prune(struct store *store, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "prune" }, fn, owner);
+}
+
+/* ---- changing ---------------------------------------------------------------------------------- */
+
+struct rate_texts {
+    struct number window_ms, requests;
+    bool is_set;
+};
+
+static struct rate_texts rate_of(const struct key_fields *fields)
+{
+    return (struct rate_texts){ .window_ms = number_of(fields->rate_window_s * 1000), .requests = number_of(fields->rate_requests),
+                                .is_set = fields->rate_requests != 0 };
+}
+
+enum err store_create_key(struct store *store, const struct store_actor *actor, const struct key_creation *creation,
+                          postgres_fn *fn, void *owner)
+{
+    const struct key_fields *fields = creation->fields;
+    const struct number expiry = number_of(fields->expires_in_s);
+    const struct rate_texts rate = rate_of(fields);
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    step = plan_claimed(&plan, "key_create", actor);
+    step_value(step, actor->object);
+    step_value(step, text_or_null(fields->name));
+    step_value(step, creation->start);
+    step_value(step, creation->reference_id);
+    step_value(step, creation->digest);
+    step_value(step, flag(rate.is_set));
+    step_value(step, rate.is_set ? rate.window_ms.text : NULL);
+    step_value(step, rate.is_set ? rate.requests.text : NULL);
+    step_value(step, fields->expires_in_s == 0 ? NULL : expiry.text);
+    step_value(step, creation->permissions);
+    step_value(step, fields->metadata);
+
+    step = plan_claimed(&plan, "key_create_side", actor);
+    step_value(step, actor->object);
+    step_value(step, creation->tenant_id);
+
+    step = plan_claimed(&plan, "key_replace", actor);
+    step_value(step, actor->fingerprint);
+    step_value(step, creation->digest);
+    step_value(step, creation->start);
+    return plan_run(&plan, store, actor, "key_created", fn, owner);
+}
+
+/* Waits for whoever changes the key, so that the statements behind it see what they left. */
+static void plan_lock_key(struct plan *plan, const struct store_actor *actor)
+{
+    step_value(plan_add(plan, "key_lock"), actor->object);
+}
+
+enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,
+                          const char *permissions, postgres_fn *fn, void *owner)
+{
+    const struct number expiry = number_of(fields->expires_in_s);
+    const struct rate_texts rate = rate_of(fields);
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    plan_lock_key(&plan, actor);
+    step = plan_claimed(&plan, "key_update", actor);
+    step_value(step, actor->object);
+    step_value(step, flag(fields->has_name));
+    step_value(step, text_or_null(fields->name));
+    step_value(step, fields->has_scopes ? permissions : NULL);
+    step_value(step, flag(fields->has_expiry));
+    step_value(step, fields->expires_in_s == 0 ? NULL : expiry.text);
+    step_value(step, flag(fields->has_rate));
+    step_value(step, rate.is_set ? rate.window_ms.text : NULL);
+    step_value(step, rate.is_set ? rate.requests.text : NULL);
+    step_value(step, fields->has_metadata ? fields->metadata : NULL);
+    return plan_run(&plan, store, actor, "key_get", fn, owner);
+}
+
+enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    plan_lock_key(&plan, actor);
+    step = plan_claimed(&plan, "key_enable", actor);
+    step_value(step, actor->object);
+    step_value(step, flag(enabled));
+    return plan_run(&plan, store, actor, "key_get", fn, owner);
+}
+
+enum err store_revoke_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    plan_lock_key(&plan, actor);
+    step = plan_claimed(&plan, "key_enable", actor);
+    step_value(step, actor->object);
+    step_value(step, flag(false));
+    step = plan_claimed(&plan, "key_revoke", actor);
+    step_value(step, actor->object);
+    step_value(step, text_or_null(actor->reason));
+    return plan_run(&plan, store, actor, "key_get", fn, owner);
+}
+
+enum err store_delete_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+
+    plan_begin(&plan, actor);
+    plan_lock_key(&plan, actor);
+    step_value(plan_claimed(&plan, "key_delete", actor), actor->object);
+    step_value(plan_claimed(&plan, "key_delete_side", actor), actor->object);
+    return plan_run(&plan, store, actor, "key_get", fn, owner);
+}
+
+enum err store_create_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    step = plan_claimed(&plan, "server_create", actor);
+    step_value(step, actor->object);
+    step_value(step, fields->url);
+    step_value(step, text_or_null(fields->name));
+    step_value(step, text_or_null(fields->tenant_id));
+    step_value(step, flag(fields->enabled));
+    return plan_run(&plan, store, actor, "server_get", fn, owner);
+}
+
+enum err store_update_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    step = plan_claimed(&plan, "server_update", actor);
+    step_value(step, actor->object);
+    step_value(step, fields->has_url ? fields->url : NULL);
+    step_value(step, fields->has_enabled ? flag(fields->enabled) : NULL);
+    step_value(step, flag(fields->has_name));
+    step_value(step, text_or_null(fields->name));
+    step_value(step, flag(fields->has_tenant));
+    step_value(step, text_or_null(fields->tenant_id));
+    return plan_run(&plan, store, actor, "server_get", fn, owner);
+}
+
+enum err store_delete_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+
+    plan_begin(&plan, actor);
+    step_value(plan_claimed(&plan, "server_delete", actor), actor->object);
+    return plan_run(&plan, store, actor, "server_get", fn, owner);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------- */
+
+void store_read_effect(PGresult *const *results, size_t count, const struct store_actor *actor, struct store_effect *ret_effect)
+{
+    const PGresult *effect = results[count - 2];
+    const bool is_ours = strcmp(postgres_text(effect, 0, 3), actor->attempt) == 0;
+    const bool is_same = strcmp(postgres_text(effect, 0, 2), actor->fingerprint) == 0;
+
+    *ret_effect = (struct store_effect){ .sequence = (uint64_t)postgres_i64(effect, 0, 0),
+                                         .is_repeat = !is_ours && is_same, .is_foreign = !is_ours && !is_same };
+    snprintf(ret_effect->object, sizeof ret_effect->object, "%s", postgres_text(effect, 0, 4));
+}
+
+const PGresult *store_object_rows(PGresult *const *results, size_t count)
+{
+    return results[count - 1];
+}
+
+bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
+{
+    if (row >= PQntuples(rows))
+        return false;
+#define TEXT(column) postgres_text(rows, row, KEY_##column)
+    *ret_key = (struct key_row){
+        .id = TEXT(id), .name = TEXT(name), .start = TEXT(start), .prefix = TEXT(prefix), .permissions = TEXT(permissions),
+        .metadata = TEXT(metadata), .expires_at = TEXT(expires_at), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at),
+        .last_used_at = TEXT(last_used_at), .revoked_at = TEXT(revoked_at), .revoked_reason = TEXT(revoked_reason),
+        .created_by = TEXT(created_by), .cursor = TEXT(cursor),
+        .has_rate = postgres_flag(rows, row, KEY_has_rate), .rate_max = postgres_i64(rows, row, KEY_rate_max),
+        .rate_window_ms = postgres_i64(rows, row, KEY_rate_window),
+        .facts = {
+            .reference_id = TEXT(reference_id), .side_tenant_id = TEXT(side_tenant_id), .organization_id = TEXT(organization_id),
+            .enabled = postgres_flag(rows, row, KEY_enabled), .revoked = postgres_flag(rows, row, KEY_revoked),
+            .expired = postgres_flag(rows, row, KEY_expired), .is_organization = postgres_flag(rows, row, KEY_is_organization),
+            .owner_exists = postgres_flag(rows, row, KEY_owner_exists), .owner_banned = postgres_flag(rows, row, KEY_owner_banned),
+            .organization_count = (uint64_t)postgres_i64(rows, row, KEY_organization_count),
+        },
+    };
+#undef TEXT
+    return true;
+}
+
+static void read_server(const PGresult *rows, int row, int first, struct server_row *ret_server)
+{
+    *ret_server = (struct server_row){
+        .slug = postgres_text(rows, row, first), .url = postgres_text(rows, row, first + 1), .name = postgres_text(rows, row, first + 2),
+        .tenant_id = postgres_text(rows, row, first + 3), .enabled = postgres_flag(rows, row, first + 4),
+        .created_at = postgres_text(rows, row, first + 5), .updated_at = postgres_text(rows, row, first + 6),
+    };
+}
+
+bool store_read_server(const PGresult *rows, int row, struct server_row *ret_server)
+{
+    if (row >= PQntuples(rows))
+        return false;
+    read_server(rows, row, 0, ret_server);
+    return true;
+}
+
+bool store_read_page_server(const PGresult *rows, int row, struct server_row *ret_server)
+{
+    if (row >= PQntuples(rows) || PQgetisnull(rows, row, 1))
+        return false;
+    read_server(rows, row, 1, ret_server);
+    return true;
+}
+
+void store_read_request(const PGresult *rows, struct store_request *ret_request)
+{
+    *ret_request = (struct store_request){ .is_known = PQntuples(rows) > 0, .operation = (uint64_t)postgres_i64(rows, 0, 0),
+                                           .fingerprint = postgres_text(rows, 0, 1), .object = postgres_text(rows, 0, 2) };
+}
+
+void store_read_subject(const PGresult *rows, struct store_subject *ret_subject)
+{
+    *ret_subject = (struct store_subject){
+        .is_user = postgres_flag(rows, 0, 0), .is_banned = postgres_flag(rows, 0, 1), .is_organization = postgres_flag(rows, 0, 2),
+        .organization_count = (uint64_t)postgres_i64(rows, 0, 3), .organization_id = postgres_text(rows, 0, 4),
+    };
+}
+
+/* ---- the feed ---------------------------------------------------------------------------------- */
+
+enum err store_read_changes_after(struct store *store, uint64_t since, postgres_fn *fn, void *owner)
+{
+    const struct number after = number_of(since), limit = number_of(STORE_CHANGES_MAX);
+
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "changes_after", .count = 2, .values = { after.text, limit.text } }, fn, owner);
+}
+
+uint64_t store_read_sequence(const PGresult *rows)
+{
+    return (uint64_t)postgres_i64(rows, 0, 0);
+}
+
+bool store_read_change(const PGresult *rows, int row, struct change_row *ret_change)
+{
+    if (row >= PQntuples(rows) || PQgetisnull(rows, row, 1))
+        return false;
+    *ret_change = (struct change_row){
+        .sequence = (uint64_t)postgres_i64(rows, row, 1), .kind = (uint64_t)postgres_i64(rows, row, 2),
+        .key_id = postgres_text(rows, row, 3), .user_id = postgres_text(rows, row, 4),
+        .tenant_id = postgres_text(rows, row, 5), .server = postgres_text(rows, row, 6),
+    };
+    return true;
+}
+
+enum err store_load_servers_page(struct store *store, const char *after, postgres_fn *fn, void *owner)
+{
+    const struct number limit = number_of(STORE_SERVERS_MAX + 1);
+
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "servers_page", .count = 2, .values = { after, limit.text } }, fn, owner);
+}

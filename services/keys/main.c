@@ -1,0 +1,8 @@
+/* main.c - mcpgw-keys. */
+#include "services/keys/keys.h"
+
+int main(int argc, char **argv)
+{
+    bootstrap_take_options(&argc, argv);
+    return service_main(&keys_service, argc, argv);
+}
