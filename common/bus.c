@@ -719,9 +719,10 @@ static bool was_paused(struct bus *bus, uint64_t now_us)
 static void on_tick(void *owner)
 {
     struct bus *bus = owner;
-    uint64_t now_us = clock_monotonic_us();
+    uint64_t now_us;
 
-    bus_resolver_step(bus->resolver, now_us, on_found, bus);
+    bus_resolver_step(bus->resolver, clock_monotonic_us(), on_found, bus);
+    now_us = clock_monotonic_us();    /* not before on_found() took its time: ages are unsigned */
     if (was_paused(bus, now_us))
         return;
     for (size_t i = 0; i < BUS_EDGES_MAX; i++)
