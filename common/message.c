@@ -188,6 +188,8 @@ static inline bool is_printable(const char *text, size_t size)
     uint64_t word = UINT64_C(0x2020202020202020);
     uint64_t bad = 0;
 
+    if (size == 0)
+        return true;    /* `text` may be NULL then */
     if (size < sizeof word) {
         memcpy(&word, text, size);
         return unprintable(word) == 0;
@@ -309,6 +311,13 @@ enum err message_encode(const struct message_type *type, unsigned version, const
 
 /* --- decode ---------------------------------------------------------------------------- */
 
+/* msgpack-c gives empty texts and bytes as NULL, which memcpy may not be given. */
+static void copy(void *to, const char *from, size_t size)
+{
+    if (size > 0)
+        memcpy(to, from, size);
+}
+
 static bool store_text(const struct field *field, const msgpack_object *from, void *message, size_t index)
 {
     char *to = (char *)message + field->offset + index * (field->limit + 1);
@@ -316,7 +325,7 @@ static bool store_text(const struct field *field, const msgpack_object *from, vo
 
     if (from->type != MSGPACK_OBJECT_STR || size > field->limit || !is_printable(from->via.str.ptr, size))
         return false;
-    memcpy(to, from->via.str.ptr, size);
+    copy(to, from->via.str.ptr, size);
     to[size] = '\0';
     return true;
 }
@@ -341,7 +350,7 @@ static bool store_bytes(const struct field *field, const msgpack_object *from, v
     if (from->type != MSGPACK_OBJECT_BIN || size > field->limit)
         return false;
     memcpy((uint8_t *)message + field->length_offset, &size, sizeof size);
-    memcpy(to, from->via.bin.ptr, size);
+    copy(to, from->via.bin.ptr, size);
     memset(to + size, 0, field->limit - size);
     return true;
 }

@@ -325,6 +325,23 @@ static void absent_fields_read_as_zero_whatever_was_there(void **state)
     assert_false(verdict.stale);
 }
 
+static void an_empty_value_is_not_an_absent_one_but_reads_the_same(void **state)
+{
+    struct verdict_request back;
+    struct box box;
+    const char *field = NULL;
+    (void)state;
+
+    memset(&back, 0xee, sizeof back);
+    assert_int_equal(decode_hex(request_type(), "9601c400cd012ca0a0a0", &back, &field), ERR_OK);
+    assert_int_equal(back.digest_size, 0);
+    assert_string_equal(back.server, "");
+    assert_int_equal(decode_hex(&box_type, "950190c2c400c400", &box, &field), ERR_OK);
+    assert_int_equal(box.names_count, 0);
+    assert_int_equal(box.load.size, 0);
+    assert_string_equal(printed(&box_type, &box), "box number=1 is_open=false added=\"\"\n");
+}
+
 static void a_short_digest_keeps_no_bytes_of_the_one_before(void **state)
 {
     struct verdict_request back;
@@ -583,6 +600,7 @@ int main(void)
         cmocka_unit_test(lists_of_wrong_shape_are_refused),
         cmocka_unit_test(an_older_body_lacks_a_newer_field_which_reads_as_zero),
         cmocka_unit_test(absent_fields_read_as_zero_whatever_was_there),
+        cmocka_unit_test(an_empty_value_is_not_an_absent_one_but_reads_the_same),
         cmocka_unit_test(a_short_digest_keeps_no_bytes_of_the_one_before),
         cmocka_unit_test(encoding_matches_the_recorded_bytes),
         cmocka_unit_test(a_decoded_message_equals_the_encoded_one),
