@@ -585,6 +585,16 @@ uint64_t message_schema_fingerprint(void)
     return hash;
 }
 
+/* A bar would end the cell. */
+static void print_cell(const char *text, FILE *out)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == '|')
+            fputc('\\', out);
+        fputc(*text, out);
+    }
+}
+
 static void document_fields(const struct message_type *type, FILE *out)
 {
     static const char *const type_names[] = {
@@ -595,15 +605,14 @@ static void document_fields(const struct message_type *type, FILE *out)
         [FIELD_REQUIRED] = "required", [FIELD_OPTIONAL] = "optional", [FIELD_SECRET] = "required, secret",
     };
 
-    fputs("| # | field | type | at most | | since | meaning |\n|---|---|---|---|---|---|---|\n", out);
+    fputs("| # | field | type | values | bytes | presence | since | meaning |\n|---|---|---|---|---|---|---|---|\n", out);
     for (size_t i = 0; i < type->field_count; i++) {
         const struct field *field = &type->fields[i];
 
-        fprintf(out, "| %zu | %s | %s | ", i, field->name, type_names[field->type]);
-        if (field->count > 1)
-            fprintf(out, "%zu × ", field->count);
-        fprintf(out, "%zu bytes | %s | %u | %s |\n", field->limit, presence_names[field->presence], field->since,
-                field->meaning);
+        fprintf(out, "| %zu | %s | %s | %zu | %zu | %s | %u | ", i, field->name, type_names[field->type],
+                field->count, field->limit, presence_names[field->presence], field->since);
+        print_cell(field->meaning, out);
+        fputs(" |\n", out);
     }
 }
 

@@ -25,38 +25,20 @@
 #define DEFAULT_PLACE     "default"
 #define VALUE_MAX         (SETTING_TEXT_MAX > SECRET_SIZE_MAX ? SETTING_TEXT_MAX : SECRET_SIZE_MAX)
 
-extern char **environ;
-
 /* Names of all rows of all programs: one file and one environment may serve the whole suite. */
 static const char *const names_anywhere[] = {
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "common/config.def"
-#undef SETTING
-#if __has_include("services/edge/config.def")
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "services/edge/config.def"
-#undef SETTING
-#endif
-#if __has_include("services/authz/config.def")
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "services/authz/config.def"
-#undef SETTING
-#endif
-#if __has_include("services/ratelimit/config.def")
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "services/ratelimit/config.def"
-#undef SETTING
-#endif
-#if __has_include("services/keys/config.def")
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "services/keys/config.def"
-#undef SETTING
-#endif
-#if __has_include("services/audit/config.def")
 #define SETTING(type, name, fallback, min, max, meaning) #name,
 #include "services/audit/config.def"
-#undef SETTING
-#endif
 };
 
 /* Read by the operator's command and by `make up`, not by a service. */
