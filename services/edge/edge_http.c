@@ -202,12 +202,12 @@ static size_t list_sockets(struct edge_http *http, struct client_socket *sockets
     return count;
 }
 
-static bool has_said_nothing(int fd)
+static uint64_t bytes_received(int fd)
 {
     struct tcp_info info = { 0 };
     socklen_t size = sizeof info;
 
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_bytes_received == 0;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 ? info.tcpi_bytes_received : 1;
 }
 
 /* Silent connections beyond the cap of their address hold threads that no request will ever show: they are cut here. */
@@ -228,7 +228,7 @@ static void cut_silent(struct edge_http *http)
 
         of_address = i > 0 && sockets[i].address == sockets[i - 1].address ? of_address + 1 : 1;
         inet_ntop(AF_INET, &(struct in_addr){ sockets[i].address }, text, sizeof text);
-        if (of_address > config->connections_per_address && !peers_trusts(&http->edge->peers, text) && has_said_nothing(sockets[i].fd))
+        if (of_address > config->connections_per_address && !peers_trusts(&http->edge->peers, text) && bytes_received(sockets[i].fd) == 0)
             shutdown(sockets[i].fd, SHUT_RD);
     }
     free(sockets);
@@ -547,11 +547,17 @@ static void on_connection_end(const struct mg_connection *connection)
     thread->fd = -1;
 }
 
+/* civetweb calls a head that overran its buffer malformed; on a new connection the size tells. */
+static bool has_overfilled(struct exchange_thread *thread, const struct mg_connection *connection)
+{
+    return thread->peer[0] == '\0' && bytes_received(thread_fd(thread, connection)) > HTTP_HEAD_MAX;
+}
+
 /* A head that civetweb itself could not read. */
 static int on_unreadable(struct mg_connection *connection, int status, const char *message)
 {
     struct exchange_thread *thread = mg_get_thread_pointer(connection);
-    bool is_large = status == 413;
+    bool is_large = status == 413 || (thread != NULL && has_overfilled(thread, connection));
     int shown = is_large ? 431 : status == 505 ? 505 : 400;
     char request_id[UUID_TEXT_SIZE], reply[1024];
     uint8_t uuid[UUID_SIZE];
@@ -803,7 +809,33 @@ enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *ret
     return ERR_OK;
 }
 
-/* civetweb looks at its stop flag only every other second while it waits for a client: wake those waits. */
+static bool is_listener_of(int fd, const struct mg_server_port *ports, int count)
+{
+    struct sockaddr_in own;
+    socklen_t own_size = sizeof own, size = sizeof(int);
+    int listens = 0;
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || listens == 0
+        || getsockname(fd, (struct sockaddr *)&own, &own_size) != 0)
+        return false;
+    for (int i = 0; i < count; i++) {
+        if (ports[i].port == ntohs(own.sin_port))
+            return true;
+    }
+    return false;
+}
+
+void edge_http_close_listeners(struct mg_context *context)
+{
+    struct mg_server_port ports[16];
+    int count = mg_get_server_ports(context, 16, ports);
+
+    for (int fd = 3; fd < SOCKET_FD_MAX; fd++) {
+        if (is_listener_of(fd, ports, count))
+            shutdown(fd, SHUT_RDWR);
+    }
+}
+
 static void cut_connections(struct edge_http *http)
 {
     size_t capacity = http->edge->config->threads * 2, count;
@@ -827,6 +859,7 @@ void edge_http_destroy(struct edge_http **http)
     if (own->has_reaper)
         pthread_join(own->reaper, NULL);
     if (own->context != NULL) {
+        edge_http_close_listeners(own->context);
         cut_connections(own);
         mg_stop(own->context);
     }

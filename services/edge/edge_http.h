@@ -17,4 +17,8 @@ void edge_http_destroy(struct edge_http **http);
 /* "127.0.0.1:8080,0.0.0.0:9000" may be listened on.  For the probe listener as well. */
 enum err edge_http_check_listen(const char *listen, char *reterr, size_t reterr_size) MUST_CHECK;
 
+/* civetweb looks at its stop flag only every other second while it waits: this ends the waits of its accepting thread.  Just before mg_stop(). */
+struct mg_context;
+void edge_http_close_listeners(struct mg_context *context);
+
 #endif

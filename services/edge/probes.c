@@ -65,8 +65,10 @@ void probes_destroy(struct probes **probes)
 {
     if (*probes == NULL)
         return;
-    if ((*probes)->context != NULL)
+    if ((*probes)->context != NULL) {
+        edge_http_close_listeners((*probes)->context);
         mg_stop((*probes)->context);
+    }
     mg_exit_library();
     free(*probes);
     *probes = NULL;
