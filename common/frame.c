@@ -82,7 +82,8 @@ enum err frame_open(struct frame_reader *reader, const void *bytes, size_t size,
         return ERR_MALFORMED;
     *reader = (struct frame_reader){
         .next = header + FRAME_HEADER_SIZE, .end = header + size, .left = count,
-        .header = { .version = header[2], .count = count, .epoch = get_le64(header + 8), .batch = get_le64(header + 16) },
+        .header = { .version = header[2], .count = count, .epoch = get_le64(header + 8),
+                    .batch = get_le64(header + 16) },
     };
     return ERR_OK;
 }

@@ -605,7 +605,8 @@ static void document_fields(const struct message_type *type, FILE *out)
         [FIELD_REQUIRED] = "required", [FIELD_OPTIONAL] = "optional", [FIELD_SECRET] = "required, secret",
     };
 
-    fputs("| # | field | type | values | bytes | presence | since | meaning |\n|---|---|---|---|---|---|---|---|\n", out);
+    fputs("| # | field | type | values | bytes | presence | since | meaning |\n", out);
+    fputs("|---|---|---|---|---|---|---|---|\n", out);
     for (size_t i = 0; i < type->field_count; i++) {
         const struct field *field = &type->fields[i];
 
@@ -618,8 +619,8 @@ static void document_fields(const struct message_type *type, FILE *out)
 
 void message_document(FILE *out)
 {
-    fprintf(out, "# Messages\n\nMade from `common/messages.def` (version %d). A body is one msgpack array, its elements "
-                 "in the order of the\nrows; an absent optional field is nil.\n\n", MESSAGES_VERSION);
+    fprintf(out, "# Messages\n\nMade from `common/messages.def` (version %d). A body is one msgpack array, its elements\n"
+                 "in the order of the rows; an absent optional field is nil.\n\n", MESSAGES_VERSION);
     fputs("| code | message | from | to | body at most | purpose |\n|---|---|---|---|---|---|\n", out);
     for (size_t i = 0; i < TYPE_COUNT; i++)
         fprintf(out, "| %04x | [%s](#%s) | %s | %s | %zu | %s |\n", types[i].code, types[i].name, types[i].name,

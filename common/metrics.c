@@ -177,7 +177,8 @@ static void document_series(const struct series *series, const char *type, FILE 
 
 void metrics_document(FILE *out)
 {
-    fputs("# Metrics\n\nMade from `common/metrics.def`. Every service answers `/metrics` on its operations listener.\n\n"
+    fputs("# Metrics\n\n"
+          "Made from `common/metrics.def`. Every service answers `/metrics` on its operations listener.\n\n"
           "| name | labels | kind | service | meaning |\n|---|---|---|---|---|\n", out);
     for (unsigned i = 0; i < METRIC_COUNT; i++)
         document_series(&metric_rows[i].series, metric_rows[i].kind == KIND_COUNTER ? "counter" : "gauge", out);

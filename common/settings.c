@@ -263,7 +263,8 @@ static enum err take_key(struct reading *reading, const char *place, const char 
     const struct setting *row = row_named(reading->load, reading->key);
 
     if (row == NULL && !settings_is_known_anywhere(reading->key))
-        return refuse(reading->load, place, reading->key, "no such setting; remove it or correct its name (--help lists them)");
+        return refuse(reading->load, place, reading->key,
+                      "no such setting; remove it or correct its name (--help lists them)");
     if (row == NULL)
         return ERR_OK;
     if (strcmp(place_of(row->name), DEFAULT_PLACE) != 0)

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/config.h"
@@ -37,8 +38,8 @@ static int make_directory(void **state)
 {
     (void)state;
 
-    snprintf(directory, sizeof directory, "/tmp/test_settings-XXXXXX");
-    if (mkdtemp(directory) == NULL)
+    snprintf(directory, sizeof directory, "/tmp/test_settings-%ld", (long)getpid());
+    if (mkdir(directory, 0700) != 0)
         return -1;
     snprintf(yaml, sizeof yaml, "%s/gateway.yaml", directory);
     snprintf(secret_file, sizeof secret_file, "%s/secret", directory);
