@@ -59,5 +59,5 @@ sv_stop() {
 }
 instances() {    # of one service: directories that exist, by number
     local dir
-    for dir in "$home"/sv/"$1"-*; do [ -d "$dir" ] && printf '%s\n' "${dir##*-}"; done | sort -n
+    for dir in "$home"/sv/"$1"-*; do if [ -d "$dir" ]; then printf '%s\n' "${dir##*-}"; fi; done | sort -n
 }
