@@ -35,7 +35,8 @@ static void write_cors(struct answer *answer)
     if (origin == NULL || origin->value_length > 256)
         return;
     answer_field(answer, "Access-Control-Allow-Origin", origin->value);
-    answer_field(answer, "Access-Control-Expose-Headers", "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version, X-Request-Id, Retry-After");
+    answer_field(answer, "Access-Control-Expose-Headers",
+                 "WWW-Authenticate, Mcp-Session-Id, MCP-Protocol-Version, X-Request-Id, Retry-After");
     answer_field(answer, "Vary", "Origin");
 }
 

@@ -18,7 +18,8 @@ struct answer answer_begin_proxied(struct exchange *exchange, int status);
 /* An answer of this status left by another way than answer_send(). */
 void answer_note(struct exchange *exchange, int status);
 void answer_field(struct answer *answer, const char *name, const char *value);
-/* RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11), X-RateLimit-*; nothing when nothing was charged. */
+/* RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11), X-RateLimit-*; nothing when nothing was
+ * charged. */
 void answer_rate(struct answer *answer, const struct charge *charge);
 /* content_type NULL: no body.  Sends all with one write when it fits EXCHANGE_REPLY_SIZE. */
 void answer_send(struct answer *answer, const char *content_type, const void *body, size_t size);
@@ -29,7 +30,7 @@ struct refusal {
     const char *detail;               /* NULL: the meaning of err */
     const char *allow;                /* 405: what the path answers */
     uint64_t needed_scopes;           /* 401, 403: for the challenge */
-    bool is_invalid_credential;       /* 401: a credential came; otherwise the challenge names no error (RFC 6750 3.1) */
+    bool is_invalid_credential; /* 401: a credential came; otherwise the challenge names no error (RFC 6750 3.1) */
     bool lacks_scope;                 /* 403: insufficient_scope */
     const struct charge *charge;      /* 429; NULL otherwise */
     bool for_nginx;                   /* all but 401 become 403 with the real status in X-Mcpgw-Status */

@@ -1,4 +1,5 @@
-/* credentials.c - API keys in their two header fields.  A key in the query is not looked for: URLs are logged everywhere. */
+/* credentials.c - API keys in their two header fields.  A key in the query is not looked for: URLs are logged
+ * everywhere. */
 #include "services/edge/credentials.h"
 
 #include <string.h>
@@ -36,7 +37,8 @@ enum err credentials_find(const struct http_head *head, struct credential *ret_c
         return ERR_MALFORMED;
     if (key != NULL)
         found = (struct credential){ key->value, key->value_length };
-    if (bearer != NULL && length >= sizeof APIKEY_PREFIX - 1 && memcmp(bearer, APIKEY_PREFIX, sizeof APIKEY_PREFIX - 1) == 0) {
+    if (bearer != NULL && length >= sizeof APIKEY_PREFIX - 1
+        && memcmp(bearer, APIKEY_PREFIX, sizeof APIKEY_PREFIX - 1) == 0) {
         if (key != NULL && (length != found.length || memcmp(bearer, found.text, length) != 0))
             return ERR_MALFORMED;
         found = (struct credential){ bearer, length };

@@ -17,6 +17,7 @@ struct credential {
  * ERR_MALFORMED: a field twice, or two different keys.  ERR_UNVERIFIED: none, or none that could be a key.
  * *reterr_reason (static storage): two_credentials | no_credential | empty | token | checksum.
  */
-enum err credentials_find(const struct http_head *head, struct credential *ret_credential, const char **reterr_reason) MUST_CHECK;
+enum err credentials_find(const struct http_head *head, struct credential *ret_credential,
+                          const char **reterr_reason) MUST_CHECK;
 
 #endif

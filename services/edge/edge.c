@@ -83,8 +83,11 @@ static enum err raise_descriptors(const struct edge_config *config, char *reterr
     limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
     if (setrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur >= config->threads * 2 + FDS_OTHER)
         return ERR_OK;
-    snprintf(reterr, reterr_size, "threads: %llu threads need %llu open files, the limit is %llu: raise it (ulimit -n, LimitNOFILE) or lower threads",
-             (unsigned long long)config->threads, (unsigned long long)config->threads * 2 + FDS_OTHER, (unsigned long long)limit.rlim_max);
+    snprintf(reterr, reterr_size,
+             "threads: %llu threads need %llu open files, the limit is %llu: raise it (ulimit -n, LimitNOFILE) or "
+             "lower threads",
+             (unsigned long long)config->threads, (unsigned long long)config->threads * 2 + FDS_OTHER,
+             (unsigned long long)limit.rlim_max);
     return ERR_UNAVAILABLE;
 }
 

@@ -1,8 +1,9 @@
 /*
- * edge_http.c - the only file that knows civetweb for the public listener: its threads, its leniency and its missing accessors.
+ * edge_http.c - the only file that knows civetweb for the public listener: its threads, its leniency and its missing
+ * accessors.
  *
- * A reaper thread shuts the socket of a request body that comes too slowly, because mg_read() waits as long as single bytes
- * trickle in.  civetweb does not give out a connection's socket; it is found among our own by both its addresses.
+ * A reaper thread shuts the socket of a request body that comes too slowly, because mg_read() waits as long as single
+ * bytes trickle in.  civetweb does not give out a connection's socket; it is found among our own by both its addresses.
  */
 #include "services/edge/edge_http.h"
 
@@ -33,7 +34,7 @@
 #define REAPER_INTERVAL_MS 50
 #define CUT_EVERY          10u            /* turns of the reaper */
 #define SOCKET_FD_MAX      65536
-#define LINGER_BYTES_MAX   (16u << 20)    /* of a refused request, read so that its sender sees the refusal and no reset */
+#define LINGER_BYTES_MAX (16u << 20) /* of a refused request, read so that its sender sees the refusal and no reset */
 #define LINGER_MS          1000
 #define HEAD_SLACK         1024u          /* civetweb's buffer beyond HTTP_HEAD_MAX, so that we, not it, refuse */
 
@@ -228,7 +229,8 @@ static void cut_silent(struct edge_http *http)
 
         of_address = i > 0 && sockets[i].address == sockets[i - 1].address ? of_address + 1 : 1;
         inet_ntop(AF_INET, &(struct in_addr){ sockets[i].address }, text, sizeof text);
-        if (of_address > config->connections_per_address && !peers_trusts(&http->edge->peers, text) && bytes_received(sockets[i].fd) == 0)
+        if (of_address > config->connections_per_address && !peers_trusts(&http->edge->peers, text)
+            && bytes_received(sockets[i].fd) == 0)
             shutdown(sockets[i].fd, SHUT_RD);
     }
     free(sockets);
@@ -360,8 +362,8 @@ bool exchange_body_is_waiting(struct exchange *exchange)
 }
 
 /*
- * As much as can be had without waiting, at least one byte: what is in the socket can be asked for, since civetweb first gives
- * what it holds itself.  A chunk's framing may take six bytes for each of data.
+ * As much as can be had without waiting, at least one byte: what is in the socket can be asked for, since civetweb
+ * first gives what it holds itself.  A chunk's framing may take six bytes for each of data.
  */
 static size_t piece_size(struct exchange *exchange, size_t capacity, size_t waiting)
 {
@@ -401,7 +403,8 @@ static enum err read_watched(struct exchange *exchange, uint8_t *buffer, size_t 
         return ERR_MALFORMED;
     }
     exchange->body_bytes += (uint64_t)count;
-    exchange->body_is_done = exchange->head->is_chunked ? count == 0 : exchange->body_bytes == exchange->head->content_length;
+    exchange->body_is_done =
+        exchange->head->is_chunked ? count == 0 : exchange->body_bytes == exchange->head->content_length;
     *ret_size = (size_t)count;
     return ERR_OK;
 }
@@ -531,7 +534,8 @@ static void take_peer(struct exchange_thread *thread, const char *peer)
     for (const struct exchange_thread *other = http->threads; other != NULL; other = other->next)
         count += strcmp(other->peer, thread->peer) == 0;
     pthread_mutex_unlock(&http->lock);
-    thread->is_over_cap = count > http->edge->config->connections_per_address && !peers_trusts(&http->edge->peers, peer);
+    thread->is_over_cap =
+        count > http->edge->config->connections_per_address && !peers_trusts(&http->edge->peers, peer);
 }
 
 static void on_connection_end(const struct mg_connection *connection)
@@ -569,8 +573,10 @@ static int on_unreadable(struct mg_connection *connection, int status, const cha
         return 0;
     uuid7_make(uuid);
     uuid_format(uuid, request_id);
-    dispatch_count_refusal(thread->http->edge->dispatch, mg_get_request_info(connection)->remote_addr, "malformed", (unsigned)shown);
-    size = answer_format_unreadable(reply, sizeof reply, is_large ? ERR_HEADERS_TOO_LARGE : ERR_MALFORMED, shown, request_id);
+    dispatch_count_refusal(thread->http->edge->dispatch, mg_get_request_info(connection)->remote_addr, "malformed",
+                           (unsigned)shown);
+    size = answer_format_unreadable(reply, sizeof reply, is_large ? ERR_HEADERS_TOO_LARGE : ERR_MALFORMED, shown,
+                                    request_id);
     if (size > 0 && mg_write(connection, reply, size) == (int)size)
         linger(thread_fd(thread, connection));
     return 0;
@@ -593,7 +599,8 @@ static void take_request_id(struct exchange *exchange)
     uint8_t uuid[UUID_SIZE];
 
     exchange->request_id = exchange->space->request_id;
-    if (field != NULL && exchange->head->seen[HTTP_X_REQUEST_ID] == 1 && request_id_is_sound(field->value, field->value_length)) {
+    if (field != NULL && exchange->head->seen[HTTP_X_REQUEST_ID] == 1
+        && request_id_is_sound(field->value, field->value_length)) {
         memcpy(exchange->space->request_id, field->value, field->value_length);
         exchange->space->request_id[field->value_length] = '\0';
         return;
@@ -652,7 +659,8 @@ static void refuse_head(struct exchange *exchange, enum err err, const char *rea
     linger(exchange_fd(exchange));
 }
 
-/* After the answer: what is left of a body is read away, or the connection is closed in a way that spares the answer. */
+/* After the answer: what is left of a body is read away, or the connection is closed in a way that spares the answer.
+ */
 static void finish(struct exchange *exchange)
 {
     uint8_t waste[4096];
@@ -686,8 +694,9 @@ static void answer_or_refuse(struct exchange *exchange, const struct mg_request_
         exchange->must_close = true;
         mg_disable_connection_keep_alive(exchange->connection);
         metric_add(METRIC_refused_overload, 1);
-        answer_refuse_early(exchange, &(struct refusal){ .err = ERR_OVERLOADED, .detail = "too many connections from this address" },
-                            "connections");
+        answer_refuse_early(
+            exchange, &(struct refusal){ .err = ERR_OVERLOADED, .detail = "too many connections from this address" },
+            "connections");
     } else if (exchange->head->has_other_expectation) {
         answer_refuse_early(exchange, &(struct refusal){ .err = ERR_MALFORMED, .status = 417 }, "expectation");
     } else {
@@ -711,9 +720,15 @@ static int on_request(struct mg_connection *connection)
         mg_disable_connection_keep_alive(connection);
         return 503;
     }
-    exchange = (struct exchange){ .edge = thread->http->edge, .connection = connection, .thread = thread, .space = thread->space,
-                                  .head = &thread->space->head, .method = info->request_method, .path = thread->space->path,
-                                  .query = "", .started_us = clock_monotonic_us() };
+    exchange = (struct exchange){ .edge = thread->http->edge,
+                                  .connection = connection,
+                                  .thread = thread,
+                                  .space = thread->space,
+                                  .head = &thread->space->head,
+                                  .method = info->request_method,
+                                  .path = thread->space->path,
+                                  .query = "",
+                                  .started_us = clock_monotonic_us() };
     atomic_fetch_add_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
     answer_or_refuse(&exchange, info);
     atomic_fetch_sub_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
@@ -743,11 +758,14 @@ enum err edge_http_check_listen(const char *listen, char *reterr, size_t reterr_
         if (*at == ',' && at > listen && at[1] != '\0')
             continue;
         if (*at == 's' || *at == 'r') {
-            snprintf(reterr, reterr_size, "listen: %s asks for TLS, which this listener must not do: civetweb's TLS crashes with OpenSSL 3; "
-                     "listen in plain HTTP and put a proxy with TLS in front (compose/haproxy.cfg)", listen);
+            snprintf(reterr, reterr_size,
+                     "listen: %s asks for TLS, which this listener must not do: civetweb's TLS crashes with OpenSSL 3; "
+                     "listen in plain HTTP and put a proxy with TLS in front (compose/haproxy.cfg)",
+                     listen);
             return ERR_DENIED;
         }
-        snprintf(reterr, reterr_size, "listen: %s is no list of IPv4 address:port (IPv6 belongs to the proxy in front)", listen);
+        snprintf(reterr, reterr_size, "listen: %s is no list of IPv4 address:port (IPv6 belongs to the proxy in front)",
+                 listen);
         return ERR_MALFORMED;
     }
     if (length == 0 || !isdigit((unsigned char)listen[length - 1])) {
@@ -768,8 +786,13 @@ static enum err start_listener(struct edge_http *http, char *reterr, size_t rete
         "enable_auth_domain_check", "no", "enable_directory_listing", "no", NULL
     };
     const struct mg_callbacks callbacks = {
-        .begin_request = on_request, .http_error = on_unreadable, .init_thread = on_thread_start, .exit_thread = on_thread_end,
-        .init_connection = on_connection, .connection_close = on_connection_end, .log_message = on_message,
+        .begin_request = on_request,
+        .http_error = on_unreadable,
+        .init_thread = on_thread_start,
+        .exit_thread = on_thread_end,
+        .init_connection = on_connection,
+        .connection_close = on_connection_end,
+        .log_message = on_message,
     };
 
     snprintf(threads, sizeof threads, "%llu", (unsigned long long)config->threads);
@@ -779,8 +802,8 @@ static enum err start_listener(struct edge_http *http, char *reterr, size_t rete
     http->context = mg_start(&callbacks, http, options);
     if (http->context != NULL)
         return ERR_OK;
-    snprintf(reterr, reterr_size, "listen: cannot serve %s (%s); is the port in use, or not ours to take?", config->listen,
-             http->start_fault[0] != '\0' ? http->start_fault : strerror(errno));
+    snprintf(reterr, reterr_size, "listen: cannot serve %s (%s); is the port in use, or not ours to take?",
+             config->listen, http->start_fault[0] != '\0' ? http->start_fault : strerror(errno));
     return ERR_UNAVAILABLE;
 }
 

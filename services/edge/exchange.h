@@ -1,6 +1,6 @@
 /*
- * exchange.h - one HTTP request and the way back to its client, as handlers see them.  edge_http.c implements it; nothing of
- * civetweb shows through.  An exchange lives on one thread and is over when edge_answer() returns.
+ * exchange.h - one HTTP request and the way back to its client, as handlers see them.  edge_http.c implements it;
+ * nothing of civetweb shows through.  An exchange lives on one thread and is over when edge_answer() returns.
  */
 #ifndef EDGE_EXCHANGE_H
 #define EDGE_EXCHANGE_H
@@ -55,7 +55,7 @@ struct exchange {
     const char *request_id;
     uint64_t started_us;                  /* monotonic */
     uint64_t body_bytes;                  /* taken so far */
-    bool is_mcp;                          /* refusals are JSON-RPC errors where a client expects them, with CORS fields */
+    bool is_mcp; /* refusals are JSON-RPC errors where a client expects them, with CORS fields */
     bool body_is_done;                    /* read to its end */
     bool must_close;
     bool is_broken;                       /* nothing more can be sent */

@@ -1,8 +1,8 @@
 /*
  * forward_auth.c - the hot path: one credential, one call, one answer written by hand into the thread's buffer.
  *
- * nginx auth_request, Traefik ForwardAuth, Caddy forward_auth, Envoy ext_authz and HAProxy ask here.  All identity fields are
- * always set, so that a proxy which copies them replaces whatever its client sent.
+ * nginx auth_request, Traefik ForwardAuth, Caddy forward_auth, Envoy ext_authz and HAProxy ask here.  All identity
+ * fields are always set, so that a proxy which copies them replaces whatever its client sent.
  */
 #include "services/edge/forward_auth.h"
 
@@ -39,7 +39,8 @@ static void write_moment(struct writer *writer, uint64_t unix_s)
     char text[32] = "";
     struct tm utc;
 
-    if (unix_s == 0 || gmtime_r(&moment, &utc) == NULL || strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) {
+    if (unix_s == 0 || gmtime_r(&moment, &utc) == NULL
+        || strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0) {
         writer_literal(writer, "null");
         return;
     }
@@ -189,8 +190,11 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     struct call *call;
 
     if (parse_need(exchange->query, &need) != ERR_OK) {
-        const struct refusal refusal = { .err = ERR_MALFORMED, .for_nginx = need.for_nginx,
-                                         .detail = "scope, server or nginx in the query is unknown, repeated or badly escaped" };
+        const struct refusal refusal = {
+            .err = ERR_MALFORMED,
+            .for_nginx = need.for_nginx,
+            .detail = "scope, server or nginx in the query is unknown, repeated or badly escaped"
+        };
 
         answer_refuse_early(exchange, &refusal, "query");
         return;
@@ -198,8 +202,8 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     call = gate_prepare(exchange, need.scopes, need.for_nginx);
     if (call == NULL)
         return;
-    strcpy(call->verdict_request.server, need.server);
-    strcpy(call->event.server, need.server);
+    text_copy(call->verdict_request.server, sizeof call->verdict_request.server, need.server);
+    text_copy(call->event.server, sizeof call->event.server, need.server);
     take_originals(exchange, match, &call->event);
     if (!gate_pass(exchange, call, need.for_nginx))
         return;

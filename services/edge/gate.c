@@ -20,10 +20,14 @@ void gate_copy_text(char *into, size_t size, const char *text)
     into[count] = '\0';
 }
 
-static void refuse_credential(struct exchange *exchange, enum err err, const char *reason, uint64_t needed, bool for_nginx)
+static void refuse_credential(struct exchange *exchange, enum err err, const char *reason, uint64_t needed,
+                              bool for_nginx)
 {
     bool is_absent = strcmp(reason, "no_credential") == 0;
-    const struct refusal refusal = { .err = err, .needed_scopes = needed, .is_invalid_credential = !is_absent, .for_nginx = for_nginx,
+    const struct refusal refusal = { .err = err,
+                                     .needed_scopes = needed,
+                                     .is_invalid_credential = !is_absent,
+                                     .for_nginx = for_nginx,
                                      .detail = err == ERR_MALFORMED ? "two credentials of one kind" : NULL };
 
     if (err == ERR_MALFORMED)
@@ -57,10 +61,10 @@ struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, boo
     call->verdict_request.needed = needed_scopes;
     call->verdict_request.digest_size = DIGEST_SIZE;
     apikey_digest(credential.text, credential.length, call->verdict_request.digest);
-    strcpy(call->verdict_request.address, exchange->address);
-    strcpy(call->event.event, "request");
-    strcpy(call->event.request_id, exchange->request_id);
-    strcpy(call->event.address, exchange->address);
+    text_copy(call->verdict_request.address, sizeof call->verdict_request.address, exchange->address);
+    text_copy(call->event.event, sizeof call->event.event, "request");
+    text_copy(call->event.request_id, sizeof call->event.request_id, exchange->request_id);
+    text_copy(call->event.address, sizeof call->event.address, exchange->address);
     gate_copy_text(call->event.method, sizeof call->event.method, exchange->method);
     gate_copy_text(call->event.path, sizeof call->event.path, exchange->path);
     return call;

@@ -5,8 +5,8 @@
 #include "services/edge/exchange.h"
 
 /*
- * The thread's call, zeroed and filled: verdict request, and an event "request" of this method, path and address; steps are
- * VERDICT, CHARGE and RECORD.  NULL: the request carries no usable credential and is answered.
+ * The thread's call, zeroed and filled: verdict request, and an event "request" of this method, path and address; steps
+ * are VERDICT, CHARGE and RECORD.  NULL: the request carries no usable credential and is answered.
  */
 struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx);
 /* Makes the call.  false: it was refused, and that is answered. */

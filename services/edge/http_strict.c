@@ -117,11 +117,13 @@ static const char *framing_fault(struct http_head *head)
     const struct http_field *length = http_head_find(head, HTTP_CONTENT_LENGTH);
     const struct http_field *coding = http_head_find(head, HTTP_TRANSFER_ENCODING);
 
-    if (head->seen[HTTP_CONTENT_LENGTH] > 1 || head->seen[HTTP_TRANSFER_ENCODING] > 1 || (length != NULL && coding != NULL))
+    if (head->seen[HTTP_CONTENT_LENGTH] > 1 || head->seen[HTTP_TRANSFER_ENCODING] > 1
+        || (length != NULL && coding != NULL))
         return "framing";
     if (length != NULL) {
         /* the raw value: what civetweb gave strtoll() must hold nothing but these digits */
-        if (length->value[0] == '\0' || strlen(length->value) > 15 || length->value[strspn(length->value, "0123456789")] != '\0')
+        if (length->value[0] == '\0' || strlen(length->value) > 15
+            || length->value[strspn(length->value, "0123456789")] != '\0')
             return "content_length";
         for (const char *digit = length->value; *digit != '\0'; digit++)
             head->content_length = head->content_length * 10 + (uint64_t)(*digit - '0');
@@ -135,7 +137,8 @@ static const char *framing_fault(struct http_head *head)
 
 static bool host_is_sound(const char *host)
 {
-    return host[0] != '\0' && host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")] == '\0';
+    return host[0] != '\0'
+           && host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]")] == '\0';
 }
 
 static const char *meaning_fault(struct http_head *head)
@@ -149,7 +152,8 @@ static const char *meaning_fault(struct http_head *head)
     if (head->seen[HTTP_UPGRADE] > 0)
         return "upgrade";
     if (expect != NULL) {
-        head->wants_continue = head->seen[HTTP_EXPECT] == 1 && strcasecmp(expect->value, "100-continue") == 0 && !head->is_http10;
+        head->wants_continue =
+            head->seen[HTTP_EXPECT] == 1 && strcasecmp(expect->value, "100-continue") == 0 && !head->is_http10;
         head->has_other_expectation = !head->wants_continue;
     }
     /* civetweb goes on only with keep-alive in the first Connection field, or with none on HTTP/1.1 */

@@ -1,9 +1,10 @@
 /*
  * http_strict.h - may this request head be trusted to mean the same to every proxy on its way?  Pure.
  *
- * civetweb parses leniently and in place: it writes NULs over the separators it took.  The bytes it left behind show what it
- * forgave: a field must begin exactly two bytes (CR LF) behind the end of the one before, and CR NUL must follow the last one.
- * Anything else was a fold, a bare LF, a blank before the colon or a line that the parser dropped with all that follow.
+ * civetweb parses leniently and in place: it writes NULs over the separators it took.  The bytes it left behind show
+ * what it forgave: a field must begin exactly two bytes (CR LF) behind the end of the one before, and CR NUL must
+ * follow the last one. Anything else was a fold, a bare LF, a blank before the colon or a line that the parser dropped
+ * with all that follow.
  */
 #ifndef EDGE_HTTP_STRICT_H
 #define EDGE_HTTP_STRICT_H
@@ -34,7 +35,7 @@ struct http_field {
 /* As civetweb left them in its buffer, which ends with a NUL behind the head. */
 struct http_raw_field { const char *name, *value; };
 struct http_raw {
-    const char *method, *target, *query, *version;    /* query: behind the '?', NULL when there is none; version: "1.1" */
+    const char *method, *target, *query, *version; /* query: behind the '?', NULL when there is none; version: "1.1" */
     const struct http_raw_field *fields;
     size_t count;
 };
@@ -54,7 +55,8 @@ struct http_head {
 };
 
 /* ERR_MALFORMED, ERR_HEADERS_TOO_LARGE; *reterr_reason: static storage, for the trail. */
-enum err http_strict_check(const struct http_raw *raw, struct http_head *ret_head, const char **reterr_reason) MUST_CHECK;
+enum err http_strict_check(const struct http_raw *raw, struct http_head *ret_head,
+                           const char **reterr_reason) MUST_CHECK;
 /* NULL when there is none. */
 const struct http_field *http_head_find(const struct http_head *head, enum http_name name);
 bool http_is_token(const char *text, size_t length);

@@ -36,7 +36,8 @@ static bool refuse_input(struct exchange *exchange, enum err err, int status, co
 }
 
 /* false: refused and answered. */
-static bool take_input(struct exchange *exchange, const struct route_match *match, struct large *large, struct manage_request *request)
+static bool take_input(struct exchange *exchange, const struct route_match *match, struct large *large,
+                       struct manage_request *request)
 {
     size_t size = 0;
     enum err err;
@@ -49,12 +50,14 @@ static bool take_input(struct exchange *exchange, const struct route_match *matc
         return refuse_input(exchange, ERR_MALFORMED, 415, "the body must be application/json", "content_type");
     err = exchange_read_body(exchange, large->request, sizeof large->request, &size);
     if (err != ERR_OK)
-        return refuse_input(exchange, err, 0, err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL, "body");
+        return refuse_input(exchange, err, 0,
+                            err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL,
+                            "body");
     if (match->object_length > 0)
         memcpy(request->object, match->object, match->object_length);
     request->operation = (uint64_t)match->route->operation;
-    strcpy(request->request_id, exchange->request_id);
-    strcpy(request->address, exchange->address);
+    text_copy(request->request_id, sizeof request->request_id, exchange->request_id);
+    text_copy(request->address, sizeof request->address, exchange->address);
     request->query = (struct view){ (const uint8_t *)exchange->query, strlen(exchange->query) };
     request->body = (struct view){ large->request, size };
     return true;

@@ -120,7 +120,8 @@ static void format_address(const uint8_t bytes[16], char ret_address[PEERS_ADDRE
         inet_ntop(AF_INET6, bytes, ret_address, PEERS_ADDRESS_SIZE);
 }
 
-void peers_client(const struct peers *peers, const char *peer, const char *forwarded, char ret_address[PEERS_ADDRESS_SIZE])
+void peers_client(const struct peers *peers, const char *peer, const char *forwarded,
+                  char ret_address[PEERS_ADDRESS_SIZE])
 {
     size_t end = forwarded == NULL ? 0 : strlen(forwarded);
     uint8_t bytes[16];

@@ -21,9 +21,10 @@ struct peers {
 enum err peers_parse(const char *text, struct peers *ret_peers, const char **reterr_item) MUST_CHECK;
 bool peers_trusts(const struct peers *peers, const char *address);
 /*
- * The right-most entry of `forwarded` that is no configured proxy; `peer` when there is none, when the entry is no address, or
- * when the peer itself is not trusted.  Ports and brackets are taken off.
+ * The right-most entry of `forwarded` that is no configured proxy; `peer` when there is none, when the entry is no
+ * address, or when the peer itself is not trusted.  Ports and brackets are taken off.
  */
-void peers_client(const struct peers *peers, const char *peer, const char *forwarded, char ret_address[PEERS_ADDRESS_SIZE]);
+void peers_client(const struct peers *peers, const char *peer, const char *forwarded,
+                  char ret_address[PEERS_ADDRESS_SIZE]);
 
 #endif

@@ -24,8 +24,12 @@ static int on_probe(struct mg_connection *connection)
     else if (strcmp(info->local_uri_raw, "/readyz") == 0)
         status = ops_is_ready(probes->ops) ? 200 : 503;
     mg_disable_connection_keep_alive(connection);
-    mg_printf(connection, "HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: close\r\n\r\n%s", status,
-              status == 200 ? "OK" : status == 503 ? "Service Unavailable" : "Not Found", status == 200 ? "ok\n" : "no\n");
+    mg_printf(connection,
+              "HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: 3\r\nConnection: close\r\n\r\n%s", status,
+              status == 200   ? "OK"
+              : status == 503 ? "Service Unavailable"
+                              : "Not Found",
+              status == 200 ? "ok\n" : "no\n");
     return status;
 }
 
@@ -39,8 +43,19 @@ static int on_message(const struct mg_connection *connection, const char *messag
 enum err probes_new(const char *listen, struct ops *ops, struct probes **ret_probes, char *reterr, size_t reterr_size)
 {
     const struct mg_callbacks callbacks = { .begin_request = on_probe, .log_message = on_message };
-    const char *options[] = { "listening_ports", listen, "num_threads", "2", "request_timeout_ms", "1000", "decode_url", "no",
-                              "max_request_size", "4096", "enable_auth_domain_check", "no", NULL };
+    const char *options[] = { "listening_ports",
+                              listen,
+                              "num_threads",
+                              "2",
+                              "request_timeout_ms",
+                              "1000",
+                              "decode_url",
+                              "no",
+                              "max_request_size",
+                              "4096",
+                              "enable_auth_domain_check",
+                              "no",
+                              NULL };
     struct probes *probes;
     enum err err = edge_http_check_listen(listen, reterr, reterr_size);
 
@@ -53,7 +68,8 @@ enum err probes_new(const char *listen, struct ops *ops, struct probes **ret_pro
     mg_init_library(0);
     probes->context = mg_start(&callbacks, probes, options);
     if (probes->context == NULL) {
-        snprintf(reterr, reterr_size, "probe_listen: cannot serve %s; is the port in use, or not ours to take?", listen);
+        snprintf(reterr, reterr_size, "probe_listen: cannot serve %s; is the port in use, or not ours to take?",
+                 listen);
         probes_destroy(&probes);
         return ERR_UNAVAILABLE;
     }

@@ -1,4 +1,5 @@
-/* probes.h - /healthz and /readyz for load balancers, on a listener of their own so that busy threads cannot starve them. */
+/* probes.h - /healthz and /readyz for load balancers, on a listener of their own so that busy threads cannot starve
+ * them. */
 #ifndef EDGE_PROBES_H
 #define EDGE_PROBES_H
 
@@ -10,7 +11,8 @@
 struct probes;
 
 /* Errors as edge_http_new(). */
-enum err probes_new(const char *listen, struct ops *ops, struct probes **ret_probes, char *reterr, size_t reterr_size) MUST_CHECK;
+enum err probes_new(const char *listen, struct ops *ops, struct probes **ret_probes, char *reterr,
+                    size_t reterr_size) MUST_CHECK;
 void probes_destroy(struct probes **probes);
 
 #endif

@@ -9,7 +9,7 @@
 void problem_write(struct writer *writer, enum err err, int status, const char *detail, const char *request_id);
 /* {"jsonrpc":"2.0","id":null,"error":{"code","message","data":<problem>}}; codes of MCP's free range -32000..-32019. */
 void problem_write_rpc(struct writer *writer, enum err err, int status, const char *detail, const char *request_id);
-/* "Too Many Requests"; "Error" for a status without a phrase. */
+/* "Too Many Requests"; "Other" or "Error" for a status that has none here. */
 const char *problem_phrase(int status);
 
 #endif

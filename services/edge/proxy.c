@@ -1,9 +1,10 @@
 /*
- * proxy.c - one exchange between a client and an upstream: decision recorded, bytes passed as they come, completion recorded
- * before the last byte leaves.
+ * proxy.c - one exchange between a client and an upstream: decision recorded, bytes passed as they come, completion
+ * recorded before the last byte leaves.
  *
- * Nothing is buffered beyond one piece in each direction.  The client's socket and the stream's wake-up lie in an epoll set that
- * curl_multi_poll() watches beside the upstream, so that a client gone in silence, a revoked key or an expiry end the exchange.
+ * Nothing is buffered beyond one piece in each direction.  The client's socket and the stream's wake-up lie in an epoll
+ * set that curl_multi_poll() watches beside the upstream, so that a client gone in silence, a revoked key or an expiry
+ * end the exchange.
  */
 #include "services/edge/proxy.h"
 
@@ -38,7 +39,14 @@ struct proxy_client {
     char out[OUT_SIZE];           /* what the client has not got yet */
 };
 
-enum transfer_end { TRANSFER_RUNS, TRANSFER_DONE, TRANSFER_CLIENT_GONE, TRANSFER_ENDED, TRANSFER_TIMEOUT, TRANSFER_UPSTREAM };
+enum transfer_end {
+    TRANSFER_RUNS,
+    TRANSFER_DONE,
+    TRANSFER_CLIENT_GONE,
+    TRANSFER_ENDED,
+    TRANSFER_TIMEOUT,
+    TRANSFER_UPSTREAM
+};
 
 struct transfer {
     struct exchange *exchange;
@@ -158,7 +166,8 @@ static bool take_length(struct transfer *transfer, const char *value, size_t len
     return true;
 }
 
-static void put_field(struct transfer *transfer, const char *name, size_t name_length, const char *value, size_t value_length)
+static void put_field(struct transfer *transfer, const char *name, size_t name_length, const char *value,
+                      size_t value_length)
 {
     struct writer *fields = &transfer->fields;
 
@@ -217,7 +226,9 @@ static void begin_answer(struct transfer *transfer, const char *line, size_t siz
 {
     const char *space = memchr(line, ' ', size);
 
-    transfer->status = space != NULL && size - (size_t)(space - line) >= 4 ? atoi((const char[]){ space[1], space[2], space[3], '\0' }) : 0;
+    transfer->status = space != NULL && size - (size_t)(space - line) >= 4
+                           ? atoi((const char[]){ space[1], space[2], space[3], '\0' })
+                           : 0;
     transfer->fields = writer_on(transfer->client->fields, sizeof transfer->client->fields);
     transfer->has_length = transfer->has_coding = false;
 }
@@ -314,15 +325,16 @@ static size_t on_body(char *bytes, size_t one, size_t size, void *owner)
 
 static void watch_client(struct transfer *transfer, bool for_body)
 {
-    struct epoll_event event = { .events = EPOLLRDHUP | (for_body ? (uint32_t)EPOLLIN : 0), .data.fd = transfer->client_fd };
+    struct epoll_event event = { .events = EPOLLRDHUP | (for_body ? (uint32_t)EPOLLIN : 0),
+                                 .data.fd = transfer->client_fd };
 
     if (transfer->client_fd >= 0)
         epoll_ctl(transfer->client->epoll_fd, EPOLL_CTL_MOD, transfer->client_fd, &event);
 }
 
 /*
- * libcurl repeats a request whose kept connection turned out dead; a body that was given by callback and has no seek function
- * cannot be repeated, so that no POST is ever sent twice.
+ * libcurl repeats a request whose kept connection turned out dead; a body that was given by callback and has no seek
+ * function cannot be repeated, so that no POST is ever sent twice.
  */
 static size_t on_read(char *buffer, size_t one, size_t capacity, void *owner)
 {
@@ -365,7 +377,8 @@ static bool add_line(struct transfer *transfer, const char *line)
 static bool add_field(struct transfer *transfer, const char *name, const char *value)
 {
     char line[HTTP_LINE_MAX + 256];
-    int length = *value != '\0' ? snprintf(line, sizeof line, "%s: %s", name, value) : snprintf(line, sizeof line, "%s;", name);
+    int length =
+        *value != '\0' ? snprintf(line, sizeof line, "%s: %s", name, value) : snprintf(line, sizeof line, "%s;", name);
 
     return length > 0 && (size_t)length < sizeof line && add_line(transfer, line);
 }
@@ -395,7 +408,8 @@ static bool add_identity(struct transfer *transfer)
     const struct verdict *verdict = &transfer->call->verdict;
     char scopes[SCOPES_TEXT_MAX];
 
-    return add_field(transfer, "X-Mcpgw-User", verdict->user_id) && add_field(transfer, "X-Mcpgw-Tenant", verdict->tenant_id)
+    return add_field(transfer, "X-Mcpgw-User", verdict->user_id)
+           && add_field(transfer, "X-Mcpgw-Tenant", verdict->tenant_id)
            && add_field(transfer, "X-Mcpgw-Auth-Method", auth_method_text(verdict->auth_method))
            && add_field(transfer, "X-Mcpgw-Scopes", scopes_format(verdict->scopes, scopes))
            && add_field(transfer, "X-Mcpgw-Key-Id", verdict->key_id)
@@ -440,7 +454,8 @@ static bool set_url(struct transfer *transfer, const char *rest)
         return false;
     size = snprintf(text, sizeof text, "%.*s%s%s%s%s", (int)length, url, rest, url[length] == '?' ? url + length : "",
                     *query == '\0' ? "" : url[length] == '?' ? "&" : "?", query);
-    return size > 0 && (size_t)size < sizeof text && curl_easy_setopt(transfer->client->easy, CURLOPT_URL, text) == CURLE_OK;
+    return size > 0 && (size_t)size < sizeof text
+           && curl_easy_setopt(transfer->client->easy, CURLOPT_URL, text) == CURLE_OK;
 }
 
 static void set_body(struct transfer *transfer)
@@ -589,12 +604,12 @@ static bool complete(struct transfer *transfer, int status, const char *outcome,
     call->err = ERR_OK;
     call->deadline_us = clock_monotonic_us() + transfer->exchange->edge->config->decision_ms * 1000;
     call->status_if_ok = (uint64_t)status;
-    strcpy(event->event, "completion");
-    strcpy(event->outcome, outcome);
-    strcpy(event->reason, reason);
-    strcpy(event->user_id, call->verdict.user_id);
-    strcpy(event->tenant_id, call->verdict.tenant_id);
-    strcpy(event->key_id, call->verdict.key_id);
+    text_copy(event->event, sizeof event->event, "completion");
+    text_copy(event->outcome, sizeof event->outcome, outcome);
+    text_copy(event->reason, sizeof event->reason, reason);
+    text_copy(event->user_id, sizeof event->user_id, call->verdict.user_id);
+    text_copy(event->tenant_id, sizeof event->tenant_id, call->verdict.tenant_id);
+    text_copy(event->key_id, sizeof event->key_id, call->verdict.key_id);
     event->auth_method = call->verdict.auth_method;
     event->status = (uint64_t)status;
     event->bytes = transfer->bytes;
@@ -603,12 +618,14 @@ static bool complete(struct transfer *transfer, int status, const char *outcome,
     return call->err == ERR_OK;
 }
 
-static void refuse_after_decision(struct transfer *transfer, enum err err, int status, const char *detail, const char *reason)
+static void refuse_after_decision(struct transfer *transfer, enum err err, int status, const char *detail,
+                                  const char *reason)
 {
     struct refusal refusal = { .err = err, .status = status, .detail = detail };
 
     transfer->bytes = 0;
-    if (!complete(transfer, status != 0 ? status : err_http_status(err), err_http_status(err) >= 500 ? "failed" : "refused", reason))
+    if (!complete(transfer, status != 0 ? status : err_http_status(err),
+                  err_http_status(err) >= 500 ? "failed" : "refused", reason))
         refusal = (struct refusal){ .err = ERR_AUDIT_UNAVAILABLE };
     answer_refuse(transfer->exchange, &refusal);
 }
@@ -649,9 +666,10 @@ static const char *end_reason(const struct transfer *transfer)
 /* The client has part of an answer: it ends without its last chunk, so that nobody takes it for whole. */
 static void break_answer(struct transfer *transfer)
 {
-    bool is_ended = transfer->end == TRANSFER_ENDED;
+    const char *reason = end_reason(transfer);
+    bool is_revoked = strcmp(reason, "change") == 0 || strcmp(reason, "expiry") == 0;
 
-    complete(transfer, transfer->status, is_ended ? "refused" : "failed", end_reason(transfer));
+    complete(transfer, transfer->status, is_revoked ? "refused" : "failed", reason);
     answer_note(transfer->exchange, transfer->status);
     exchange_abort(transfer->exchange);
 }
@@ -667,7 +685,8 @@ static void finish(struct transfer *transfer)
         break_answer(transfer);
     } else if (transfer->end == TRANSFER_CLIENT_GONE) {
         transfer->exchange->must_close = true;
-        refuse_after_decision(transfer, ERR_MALFORMED, 400, "the body came incomplete, too large, badly framed or too slowly", reason);
+        refuse_after_decision(transfer, ERR_MALFORMED, 400,
+                              "the body came incomplete, too large, badly framed or too slowly", reason);
     } else if (transfer->end == TRANSFER_TIMEOUT) {
         refuse_after_decision(transfer, ERR_UPSTREAM_TIMEOUT, 0, NULL, reason);
     } else if (transfer->end == TRANSFER_ENDED) {
@@ -720,7 +739,8 @@ static bool take_body(struct transfer *transfer)
     }
     if (err == ERR_OK)
         return true;
-    refuse_after_decision(transfer, err, 0, err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL, "body");
+    refuse_after_decision(transfer, err, 0,
+                          err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL, "body");
     return false;
 }
 
@@ -787,18 +807,19 @@ void proxy_answer(struct exchange *exchange, const struct route_match *match)
     transfer.call = gate_prepare(exchange, match->route->scope, false);
     if (transfer.call == NULL)
         return;
-    strcpy(transfer.call->verdict_request.server, slug);
-    strcpy(transfer.call->event.server, slug);
+    text_copy(transfer.call->verdict_request.server, sizeof transfer.call->verdict_request.server, slug);
+    text_copy(transfer.call->event.server, sizeof transfer.call->event.server, slug);
     transfer.call->status_if_ok = found == ERR_OK ? 0 : (uint64_t)err_http_status(found);
     if (found == ERR_OK)
-        strcpy(transfer.call->event.event, "decision");
+        text_copy(transfer.call->event.event, sizeof transfer.call->event.event, "decision");
     if (!gate_pass(exchange, transfer.call, false))
         return;
     transfer.client = client_of(exchange);
     transfer.client_fd = exchange_fd(exchange);
     if (found != ERR_OK)
         answer_refuse(exchange, &(struct refusal){ .err = found });
-    else if (transfer.server.tenant_id[0] != '\0' && strcmp(transfer.server.tenant_id, transfer.call->verdict.tenant_id) != 0)
+    else if (transfer.server.tenant_id[0] != '\0'
+             && strcmp(transfer.server.tenant_id, transfer.call->verdict.tenant_id) != 0)
         refuse_after_decision(&transfer, ERR_NOT_FOUND, 0, NULL, "tenant");
     else if (transfer.client == NULL)
         refuse_after_decision(&transfer, ERR_NO_MEMORY, 0, NULL, "memory");
@@ -815,17 +836,21 @@ void proxy_answer_preflight(struct exchange *exchange)
 
     if (origin == NULL || !proxy_origin_is_allowed(config->allowed_origins, config->public_url, origin->value)) {
         exchange->space->head.seen[HTTP_ORIGIN] = 0;
-        answer_refuse_early(exchange, &(struct refusal){ .err = ERR_DENIED, .detail = "this web origin may not call the gateway" }, "origin");
+        answer_refuse_early(
+            exchange, &(struct refusal){ .err = ERR_DENIED, .detail = "this web origin may not call the gateway" },
+            "origin");
         return;
     }
     dispatch_count_refusal(exchange->edge->dispatch, exchange->address, "preflight", 204);
     answer = answer_begin(exchange, 204);
     answer_field(&answer, "Access-Control-Allow-Methods", "POST, GET, DELETE, HEAD");
     answer_field(&answer, "Access-Control-Allow-Headers",
-                 "Authorization, x-api-key, Content-Type, Accept, MCP-Protocol-Version, Mcp-Session-Id, Last-Event-ID, Mcp-Method, Mcp-Name");
+                 "Authorization, x-api-key, Content-Type, Accept, MCP-Protocol-Version, Mcp-Session-Id, Last-Event-ID, "
+                 "Mcp-Method, Mcp-Name");
     for (const char *name = asked != NULL ? asked->value : ""; *name != '\0'; name += strcspn(name, ", ")) {
         name += strspn(name, ", ");
-        if (strncasecmp(name, "mcp-param-", 10) == 0 && strcspn(name, ", ") < 128 && answer.head.size < EXCHANGE_REPLY_SIZE / 2) {
+        if (strncasecmp(name, "mcp-param-", 10) == 0 && strcspn(name, ", ") < 128
+            && answer.head.size < EXCHANGE_REPLY_SIZE / 2) {
             writer_literal(&answer.head, "Access-Control-Allow-Headers: ");
             writer_bytes(&answer.head, name, strcspn(name, ", "));
             writer_literal(&answer.head, "\r\n");

@@ -8,7 +8,8 @@
 
 /*
  * The value of `name` with %XX decoded and + as a blank; printable ASCII only.
- * ERR_NOT_FOUND: no such parameter; ERR_MALFORMED: it occurs twice, is badly escaped, not printable, or longer than size - 1.
+ * ERR_NOT_FOUND: no such parameter; ERR_MALFORMED: it occurs twice, is badly escaped, not printable, or longer than
+ * size - 1.
  */
 enum err query_find(const char *query, const char *name, char *value, size_t size) MUST_CHECK;
 

@@ -42,7 +42,8 @@ static bool pattern_matches(const char *pattern, const char *path, struct route_
     return *path == '\0';
 }
 
-enum err routes_find(const char *method, const char *path, struct route_match *ret_match, char ret_allow[ROUTES_ALLOW_SIZE])
+enum err routes_find(const char *method, const char *path, struct route_match *ret_match,
+                     char ret_allow[ROUTES_ALLOW_SIZE])
 {
     size_t allowed = 0;
 

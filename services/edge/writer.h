@@ -1,4 +1,5 @@
-/* writer.h - text appended to a buffer of the caller's; what does not fit marks it full, and a full text is never sent. */
+/* writer.h - text appended to a buffer of the caller's; what does not fit marks it full, and a full text is never sent.
+ */
 #ifndef EDGE_WRITER_H
 #define EDGE_WRITER_H
 
@@ -31,6 +32,15 @@ static inline void writer_bytes(struct writer *writer, const void *bytes, size_t
 static inline void writer_text(struct writer *writer, const char *text)
 {
     writer_bytes(writer, text, strlen(text));
+}
+
+/* Cuts what does not fit. */
+static inline void text_copy(char *into, size_t size, const char *text)
+{
+    size_t length = strnlen(text, size - 1);
+
+    memcpy(into, text, length);
+    into[length] = '\0';
 }
 
 /* A string literal: its length is known to the compiler. */
