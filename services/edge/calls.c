@@ -237,6 +237,11 @@ void call_begin(struct dispatch *d, struct call *call)
         call_end_early(d, call, ERR_AUDIT_UNAVAILABLE);
         return;
     }
+    if (call->deadline_us <= d->now_us) {
+        metric_add(METRIC_deadline_passed, 1);
+        call_end_early(d, call, ERR_UNAVAILABLE);
+        return;
+    }
     slot = slot_at(d, d->free_slots.first);
     if (slot == NULL) {
         metric_add(METRIC_shed, 1);
