@@ -612,16 +612,19 @@ static bool is_moment(const char *text)
 static bool take_cursor(const char *text, enum page_kind kind, struct page_query *query)
 {
     const size_t digits = strspn(text, "0123456789");
+    const size_t length = strlen(text);
     const char *id = text + digits + 1;
 
+    if (length >= sizeof query->cursor)
+        return false;
     if (kind == PAGE_OF_SERVERS) {
-        snprintf(query->cursor, sizeof query->cursor, "%s", text);
+        memcpy(query->cursor, text, length + 1);
         return keys_slug_is_valid(text);
     }
     if (digits == 0 || digits > 18 || text[digits] != '.' || id[0] == '\0')
         return false;
     query->cursor_us = strtoull(text, NULL, 10);
-    snprintf(query->cursor, sizeof query->cursor, "%s", id);
+    memcpy(query->cursor, id, strlen(id) + 1);
     return true;
 }
 
