@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "common/scope.h"
 
 #define ARRAY_HEADER 20u       /* dimensions, has NULLs, element type, length, lower bound: 4 bytes each */
@@ -300,6 +302,30 @@ static bool read_event(const struct message_type *type, const uint8_t *body, siz
     return values[0].size > 0 && (count > FIELDS || cursor.next == cursor.end);
 }
 
+/* Details that are no JSON object become a JSON string, so that the column can always be read as JSON. */
+static void array_put_details(struct array *array, const uint8_t *text, size_t size)
+{
+    json_t *object = size > 0 ? json_loadb((const char *)text, size, 0, NULL) : NULL;
+    uint8_t *element = array->bytes + array->size, *at = element + 4;
+
+    if (size == 0 || json_is_object(object)) {
+        array_put_text(array, text, size);
+        json_decref(object);
+        return;
+    }
+    json_decref(object);
+    *at++ = '"';
+    for (size_t i = 0; i < size; i++) {
+        if (text[i] == '"' || text[i] == '\\')
+            *at++ = '\\';
+        *at++ = text[i];
+    }
+    *at++ = '"';
+    put_u32(element, (uint32_t)(at - element - 4));
+    array->size = (size_t)(at - array->bytes);
+    array->count++;
+}
+
 static void columns_put(struct columns *columns, uint64_t time_us, const struct value values[FIELDS])
 {
     struct array *arrays = columns->arrays;
@@ -325,6 +351,8 @@ static void columns_put(struct columns *columns, uint64_t time_us, const struct 
             array_put_u32(array, values[i].number);
         else if (column == COLUMN_COUNT)
             array_put_u64(array, values[i].number == 0 ? 1 : values[i].number);
+        else if (column == COLUMN_DETAILS)
+            array_put_details(array, values[i].text, values[i].size);
         else if (element_oid(column) == OID_INT8)
             array_put_u64(array, values[i].number);
         else
@@ -361,7 +389,8 @@ enum err columns_add_block(struct columns *columns, const struct trail_header *h
     char name[NAME_MAX_SIZE];
     uint32_t unreadable = 0, index = 0;
     size_t cursor = 0;
-    enum err err = columns_reserve(columns, header->size + (size_t)header->count * (WORST_ELEMENT + NAME_MAX_SIZE));
+    /* Twice: letters of details may be escaped. */
+    enum err err = columns_reserve(columns, 2 * (size_t)header->size + (size_t)header->count * (WORST_ELEMENT + NAME_MAX_SIZE));
 
     if (err != ERR_OK)
         return err;

@@ -166,7 +166,7 @@ static struct flight *flight_take(struct intake *intake)
 /* False: it has to wait for an outcome. */
 static bool stream_flush(struct stream *stream)
 {
-    struct audit_place place = stream_place(stream, stream->sent_seq);
+    struct audit_place place;
     struct flight *flight;
 
     if (stream->state != STREAM_READY || stream->columns == NULL || columns_count(stream->columns) == 0)
@@ -176,6 +176,7 @@ static bool stream_flush(struct stream *stream)
     flight = flight_take(stream->intake);
     if (flight == NULL)
         return false;
+    place = stream_place(stream, stream->sent_seq);
     *flight = (struct flight){ .stream = stream, .generation = stream->generation,
                                .next_seq = columns_next_seq(stream->columns), .first_us = columns_first_us(stream->columns),
                                .events = columns_count(stream->columns) };

@@ -263,6 +263,29 @@ static void every_field_lands_in_its_column(void **state)
     columns_destroy(&columns);
 }
 
+static void details_are_json_whatever_they_were(void **state)
+{
+    static const struct { const char *given, *stored; } cases[] = {
+        { "{\"a\":[1,2]}", "{\"a\":[1,2]}" }, { "[1]", "\"[1]\"" }, { "{\"a\"", "\"{\\\"a\\\"\"" },
+        { "C:\\x", "\"C:\\\\x\"" }, { "{\"a\":\"\\u0000\"}", "\"{\\\"a\\\":\\\"\\\\u0000\\\"}\"" },
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct audit_event event = sample_event();
+        struct trail_writer writer;
+        struct columns *columns;
+        uint32_t unreadable;
+
+        snprintf(event.details, sizeof event.details, "%s", cases[i].given);
+        trail_begin(&writer, block, sizeof block, producer, 1, 1);
+        add(&writer, &event);
+        columns = columns_of(&writer, &unreadable);
+        assert_text(columns, COLUMN_DETAILS, 0, cases[i].stored);
+        columns_destroy(&columns);
+    }
+}
+
 static void an_event_that_is_no_answer_has_no_status(void **state)
 {
     struct audit_event event = sample_event();
@@ -360,6 +383,7 @@ int main(void)
         cmocka_unit_test(an_event_of_a_newer_release_is_read_as_far_as_we_know_it),
         cmocka_unit_test(an_event_of_an_older_release_leaves_the_rest_empty),
         cmocka_unit_test(every_field_lands_in_its_column),
+        cmocka_unit_test(details_are_json_whatever_they_were),
         cmocka_unit_test(an_event_that_is_no_answer_has_no_status),
         cmocka_unit_test(keys_and_users_stand_once_in_their_arrays),
         cmocka_unit_test(times_outside_the_calendar_are_brought_back_into_it),

@@ -58,7 +58,7 @@ CREATE TABLE audit.batch (
     latency_us  bigint[] NOT NULL,
     bytes       bigint[] NOT NULL,
     requests    bigint[] NOT NULL,
-    details     text[] NOT NULL,
+    details     text[] NOT NULL,             -- JSON
     keys        text[] NOT NULL,             -- each once, for the index
     users       text[] NOT NULL
 ) PARTITION BY RANGE (first_at);
@@ -130,21 +130,12 @@ BEGIN
     DELETE FROM audit.quarantine WHERE at < cutoff;
 END $$;
 
--- Details are one JSON object by contract; a text that is none is shown as a string, so that no event hides the others.
-CREATE FUNCTION audit.details_json(details text) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RETURN details::jsonb;
-EXCEPTION WHEN others THEN
-    RETURN to_jsonb(details);
-END $$;
-
 CREATE VIEW audit.event AS
 SELECT b.producer || '-' || b.epoch || '-' || (b.first_seq + e.position - 1) AS id,
        e.at AS "time", e.event, e.outcome, e.reason, e.request_id AS "requestId", e.user_id AS "userId",
        e.tenant_id AS "tenantId", e.auth_method AS "authMethod", e.key_id AS "keyId", e.address, e.method, e.path,
        e.server, e.tool, e.status, e.latency_us AS "latencyUs", e.bytes, e.requests AS count,
-       b.producer, b.epoch, b.first_seq + e.position - 1 AS seq, audit.details_json(e.details) AS details
+       b.producer, b.epoch, b.first_seq + e.position - 1 AS seq, e.details::jsonb AS details
 FROM audit.batch b,
      unnest(b.at, b.event, b.outcome, b.reason, b.request_id, b.user_id, b.tenant_id, b.auth_method, b.key_id,
             b.address, b.method, b.path, b.server, b.tool, b.status, b.latency_us, b.bytes, b.requests, b.details)
@@ -174,7 +165,7 @@ WITH inside AS (
 SELECT b.producer || '-' || b.epoch || '-' || (b.first_seq + e.position - 1),
        e.at, e.event, e.outcome, e.reason, e.request_id, e.user_id, e.tenant_id, e.auth_method, e.key_id,
        e.address, e.method, e.path, e.server, e.tool, e.status, e.latency_us, e.bytes, e.requests,
-       b.producer, b.epoch, b.first_seq + e.position - 1, audit.details_json(e.details)
+       b.producer, b.epoch, b.first_seq + e.position - 1, e.details::jsonb
 FROM audit.batch b,
      unnest(b.at, b.event, b.outcome, b.reason, b.request_id, b.user_id, b.tenant_id, b.auth_method, b.key_id,
             b.address, b.method, b.path, b.server, b.tool, b.status, b.latency_us, b.bytes, b.requests, b.details)
