@@ -54,7 +54,7 @@ struct edge {
     unsigned version;
     uint64_t epoch;
     uint64_t heartbeat_us;              /* sent_us of its last heartbeat */
-    int64_t offset_now, offset_before;  /* smallest received - sent of this window and the one before; INT64_MAX: none */
+    int64_t offset_now, offset_before;  /* smallest received - sent of two windows; INT64_MAX: none */
     uint64_t offset_since_us;
     bool is_pending;                    /* the writer holds messages */
     uint8_t *buffer;                    /* FRAME_SIZE_MAX */
@@ -89,7 +89,8 @@ struct bus {
 };
 
 static const char *const role_suffix[SERVICE_COUNT] = {
-    [SERVICE_AUTHZ] = ".authz", [SERVICE_RATELIMIT] = ".ratelimit", [SERVICE_KEYS] = ".keys", [SERVICE_AUDIT] = ".replay",
+    [SERVICE_AUTHZ] = ".authz", [SERVICE_RATELIMIT] = ".ratelimit",
+    [SERVICE_KEYS] = ".keys", [SERVICE_AUDIT] = ".replay",
 };
 static const unsigned role_port[SERVICE_COUNT] = {
     [SERVICE_AUTHZ] = 0, [SERVICE_RATELIMIT] = 1, [SERVICE_KEYS] = 2, [SERVICE_AUDIT] = 4,
@@ -207,7 +208,8 @@ static void flush_all(void *owner)
         flush_edge(&bus->edges[i]);
 }
 
-static enum err try_add(struct edge *edge, const struct message_type *type, const struct bus_token *token, const void *message)
+static enum err try_add(struct edge *edge, const struct message_type *type, const struct bus_token *token,
+                        const void *message)
 {
     if (edge->is_pending && edge->writer.header.batch != token->batch)
         flush_edge(edge);    /* a frame is of one batch */
@@ -477,7 +479,8 @@ static void on_welcome(struct edge *edge, const struct welcome *welcome, uint64_
     count_edges(bus);
     if (!is_news)
         return;
-    log_info("bus_welcomed", log_text("edge", edge->base), log_text("name", welcome->name), log_number("version", edge->version));
+    log_info("bus_welcomed", log_text("edge", edge->base), log_text("name", welcome->name),
+             log_number("version", edge->version));
     if (bus->options.on_edge != NULL)
         bus->options.on_edge(bus->options.owner, index_of(edge), true);
 }
@@ -573,12 +576,14 @@ static void take_frame(struct edge *edge, struct frame_reader *reader, bool is_t
 
     while (frame_next(reader, &item)) {
         const char *field;
+        enum err err;
 
         if (!keeps_whole && is_expired(edge, &item, now_us)) {
             metric_add(METRIC_bus_expired, 1);
             continue;
         }
-        if (message_decode(item.type, reader->header.version, item.body, item.body_size, bus->message, &field) != ERR_OK) {
+        err = message_decode(item.type, reader->header.version, item.body, item.body_size, bus->message, &field);
+        if (err != ERR_OK) {
             metric_add(METRIC_bus_malformed, 1);
             continue;
         }

@@ -23,7 +23,8 @@ struct bus;
 
 #define BUS_EDGES_MAX 64
 
-/* Names one request so that it can be answered later; copy it. It outlives the batch; answering one whose edge is gone does nothing. */
+/* Names one request so that it can be answered later; copy it.  It outlives the batch; answering one whose edge is
+ * gone does nothing. */
 struct bus_token {
     uint32_t edge, generation;
     uint64_t epoch, batch, request_id;
@@ -38,7 +39,8 @@ struct bus_handler {
     uint16_t code;
     bus_handler_fn *fn;
 };
-/* static void on_x(struct authz *a, const struct bus_token *t, const struct x *m); DEFINE_BUS_HANDLER(struct authz, on_x, x) */
+/* static void on_x(struct authz *a, const struct bus_token *t, const struct x *m);
+ * DEFINE_BUS_HANDLER(struct authz, on_x, x) */
 #define DEFINE_BUS_HANDLER(owner_type, function, message_name)                                              \
     static void function##_thunk(void *owner, const struct bus_token *token, const void *message)           \
     {                                                                                                       \
@@ -55,12 +57,13 @@ struct bus_options {
      * function set, a frame is dropped as expired only when all of its requests are; without it, each by itself. */
     void (*on_batch_end)(void *owner, uint32_t edge, uint64_t epoch, uint64_t batch);
     void (*on_edge)(void *owner, uint32_t edge, bool up);      /* WELCOME received / connection lost; may be NULL */
-    /* audit only: blocks and heartbeats published on the trail, and what comes back on the replay socket, arrive through `handlers`. */
+    /* audit only: what is published on the trail and what comes back on the replay socket arrive through `handlers`. */
     void *owner;
     const struct common_config *config;
 };
 
-/* The options' config must outlive the bus.  ERR_MALFORMED, ERR_DENIED, ERR_NOT_FOUND: settings or keys, already logged. */
+/* The options' config must outlive the bus.  ERR_MALFORMED, ERR_DENIED, ERR_NOT_FOUND: settings or keys, already
+ * logged. */
 enum err bus_new(struct loop *loop, const struct bus_options *options, struct bus **ret_bus) MUST_CHECK;
 void bus_destroy(struct bus **bus);
 /* READY is held back until this is called first (caches loaded, lease held); false takes the worker out again. */

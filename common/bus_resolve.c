@@ -192,11 +192,12 @@ static void keep_addresses(struct entry *entry, const struct addrinfo *list)
     entry->found_count = 0;
     for (; list != NULL && entry->found_count < DNS_ADDRESSES_MAX; list = list->ai_next) {
         char host[64];
+        char *base = entry->found[entry->found_count];
 
         if (getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof host, NULL, 0, NI_NUMERICHOST) != 0)
             continue;
-        snprintf(entry->found[entry->found_count++], BUS_BASE_SIZE, strchr(host, ':') != NULL ? "tcp://[%s]:%s" : "tcp://%s:%s",
-                 host, entry->port);
+        snprintf(base, BUS_BASE_SIZE, strchr(host, ':') != NULL ? "tcp://[%s]:%s" : "tcp://%s:%s", host, entry->port);
+        entry->found_count++;
     }
 }
 

@@ -20,7 +20,8 @@ struct bus_resolver;
 
 typedef void bus_found_fn(void *owner, const char *base);
 
-/* `probe` is the suffix whose socket shows that an ipc edge is there: ".authz".  ERR_MALFORMED, ERR_DENIED with a sentence. */
+/* `probe` is the suffix whose socket shows that an ipc edge is there: ".authz".  ERR_MALFORMED, ERR_DENIED with a
+ * sentence. */
 enum err bus_resolver_new(const struct curve *curve, const struct common_config *config, const char *probe,
                           struct bus_resolver **ret_resolver, char *reterr, size_t reterr_size) MUST_CHECK;
 void bus_resolver_destroy(struct bus_resolver **resolver);

@@ -79,7 +79,8 @@ static enum err load_certificate(const char *path, zcert_t **ret_certificate, ch
     return ERR_OK;
 }
 
-static enum err load_public(struct curve *curve, const char *directory, enum service role, char *reterr, size_t reterr_size)
+static enum err load_public(struct curve *curve, const char *directory, enum service role,
+                            char *reterr, size_t reterr_size)
 {
     OWNED(zcert_destroy) zcert_t *certificate = NULL;
     struct role_key *key = &curve->keys[role];

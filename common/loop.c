@@ -116,7 +116,7 @@ static enum err start_poller(struct loop *loop, void *socket, int fd, int events
         item.events |= ZMQ_POLLOUT;
     if (zloop_poller(loop->zloop, &item, on_ready, loop) != 0)
         return ERR_NO_MEMORY;
-    zloop_poller_set_tolerant(loop->zloop, &item);    /* an error is the callback's to see, not a reason to be forgotten */
+    zloop_poller_set_tolerant(loop->zloop, &item);    /* an error is the callback's to see */
     return ERR_OK;
 }
 

@@ -32,7 +32,8 @@ void loop_forget_fd(struct loop *loop, int fd);    /* before it is closed */
 int loop_every(struct loop *loop, uint64_t interval_ms, loop_timer_fn *fn, void *owner);
 int loop_after(struct loop *loop, uint64_t delay_ms, loop_timer_fn *fn, void *owner);
 void loop_cancel(struct loop *loop, int timer);
-/* Runs after every callback that the loop makes: where batches are flushed.  Up to LOOP_HOOKS_MAX, in order of adding. */
+/* Runs after every callback that the loop makes: where batches are flushed.  LOOP_HOOKS_MAX at most, in order of
+ * adding. */
 #define LOOP_HOOKS_MAX 8
 enum err loop_add_hook(struct loop *loop, loop_timer_fn *fn, void *owner) MUST_CHECK;
 void loop_remove_hook(struct loop *loop, loop_timer_fn *fn, const void *owner);

@@ -81,7 +81,8 @@ static enum err apply_missing(PGconn *connection, const char *service, const str
                               char *reterr, size_t reterr_size)
 {
     OWNED(result_destroy) PGresult *applied = PQexecParams(
-        connection, "SELECT name FROM mcpgw.migration WHERE service = $1 ORDER BY name", 1, NULL, &service, NULL, NULL, 0);
+        connection, "SELECT name FROM mcpgw.migration WHERE service = $1 ORDER BY name", 1, NULL, &service, NULL, NULL,
+        0);
 
     if (PQresultStatus(applied) != PGRES_TUPLES_OK)
         return refused(connection, "mcpgw.migration", reterr, reterr_size);

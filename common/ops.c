@@ -40,7 +40,8 @@ static struct ops *take_ops(struct ops **from)
     return taken;
 }
 
-static void answer(struct mg_connection *connection, const char *status, const char *type, const char *body, size_t size)
+static void answer(struct mg_connection *connection, const char *status, const char *type,
+                   const char *body, size_t size)
 {
     mg_printf(connection, "HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nCache-Control: no-store\r\n"
               "Connection: close\r\n\r\n", status, type, size);

@@ -1,4 +1,4 @@
-/* ops.h - the operations listener of every process: /healthz, /readyz, /metrics on a loopback address (civetweb, two threads). */
+/* ops.h - the operations listener of every process: /healthz, /readyz, /metrics on a loopback address (two threads). */
 #ifndef COMMON_OPS_H
 #define COMMON_OPS_H
 

@@ -31,7 +31,7 @@ struct postgres_options {
     const struct secret *url;                     /* libpq connection URL or key=value string */
     const struct postgres_statement *statements;
     const char *application_name;
-    uint32_t timeout_ms;                          /* per call: statement_timeout, and the connection is dropped when no result came in twice that */
+    uint32_t timeout_ms;                          /* of a statement; no result in twice that: connection lost */
     const char *const *listen;                    /* NULL-terminated channel names, or NULL */
     void (*on_notify)(void *owner, const char *channel, const char *payload);
     void (*on_state)(void *owner, bool connected);    /* after connect (statements prepared) and after loss */
@@ -62,13 +62,16 @@ struct postgres_step {
     int result_format;                             /* 0 text, 1 binary */
 };
 
-enum err postgres_new(struct loop *loop, const struct postgres_options *options, struct postgres **ret_postgres) MUST_CHECK;
+enum err postgres_new(struct loop *loop, const struct postgres_options *options,
+                      struct postgres **ret_postgres) MUST_CHECK;
 void postgres_destroy(struct postgres **postgres);    /* callbacks in flight are called with PG_LOST */
 bool postgres_is_connected(const struct postgres *postgres);
 
 /* One statement, autocommitted. */
-enum err postgres_call(struct postgres *postgres, const struct postgres_step *step, postgres_fn *fn, void *owner) MUST_CHECK;
-/* BEGIN, the steps, COMMIT, sent as one pipeline segment; a refused step rolls all back.  PG_DONE means committed. */
+enum err postgres_call(struct postgres *postgres, const struct postgres_step *step,
+                       postgres_fn *fn, void *owner) MUST_CHECK;
+/* BEGIN, the steps, COMMIT, sent in one go; a refused step rolls all back.  PG_DONE means committed.  A COMMIT that is
+ * refused (deferred constraints) tells its SQLSTATE in the place of the last step's result. */
 enum err postgres_transaction(struct postgres *postgres, const struct postgres_step *steps, size_t count,
                               postgres_fn *fn, void *owner) MUST_CHECK;
 

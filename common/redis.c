@@ -379,7 +379,8 @@ static void on_disconnect(const redisAsyncContext *context, int status)
 static void finish_setup(struct redis *redis, const redisReply *reply)
 {
     /* An ACL may forbid PING: the server lives all the same. */
-    bool refused = reply->type == REDIS_REPLY_ERROR && !(redis->setup_left == 1 && strncmp(reply->str, "NOPERM", 6) == 0);
+    bool refused = reply->type == REDIS_REPLY_ERROR
+        && !(redis->setup_left == 1 && strncmp(reply->str, "NOPERM", 6) == 0);
 
     if (redis->state != STATE_PREPARING)
         return;

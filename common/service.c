@@ -150,7 +150,9 @@ static bool join_rows(struct process *process)
 
 static bool set_up_log(const struct process *process)
 {
-    static const char *const names[] = { [LOG_ERROR] = "error", [LOG_WARN] = "warn", [LOG_INFO] = "info", [LOG_DEBUG] = "debug" };
+    static const char *const names[] = {
+        [LOG_ERROR] = "error", [LOG_WARN] = "warn", [LOG_INFO] = "info", [LOG_DEBUG] = "debug",
+    };
     const struct common_config *config = common_of(process);
 
     for (unsigned level = 0; level < sizeof names / sizeof names[0]; level++) {
@@ -159,7 +161,8 @@ static bool set_up_log(const struct process *process)
         log_setup(process->type->name, config->instance, (enum log_level)level);
         return true;
     }
-    fprintf(stderr, "mcpgw-%s: log_level: \"%s\" is not error, warn, info or debug\n", process->type->name, config->log_level);
+    fprintf(stderr, "mcpgw-%s: log_level: \"%s\" is not error, warn, info or debug\n", process->type->name,
+            config->log_level);
     return false;
 }
 
@@ -193,12 +196,13 @@ static bool write_number(const char *path, long number)
 static bool write_run_files(struct process *process, char *reterr, size_t reterr_size)
 {
     const struct common_config *config = common_of(process);
+    const char *name = process->type->name;
     int port = ops_port(process->ops);
 
     if (config->run_dir[0] == 0)
         return true;
-    snprintf(process->pid_path, sizeof process->pid_path, "%s/%s-%s.pid", config->run_dir, process->type->name, config->instance);
-    snprintf(process->ops_path, sizeof process->ops_path, "%s/%s-%s.ops", config->run_dir, process->type->name, config->instance);
+    snprintf(process->pid_path, sizeof process->pid_path, "%s/%s-%s.pid", config->run_dir, name, config->instance);
+    snprintf(process->ops_path, sizeof process->ops_path, "%s/%s-%s.ops", config->run_dir, name, config->instance);
     if (write_number(process->pid_path, getpid()) && (port == 0 || write_number(process->ops_path, port)))
         return true;
     snprintf(reterr, reterr_size, "run_dir: %s: %s", config->run_dir, strerror(errno));
@@ -311,7 +315,8 @@ static enum exit_code run(struct process *process)
     if (err != ERR_OK)
         return report(err, why);
     metric_set(METRIC_up_since, clock_unix_us() / 1000000u);
-    log_info("started", log_text("version", MCPGW_VERSION), log_number("pid", getpid()), log_number("ops_port", ops_port(process->ops)));
+    log_info("started", log_text("version", MCPGW_VERSION), log_number("pid", getpid()),
+             log_number("ops_port", ops_port(process->ops)));
     sd_notify(0, "READY=1");
     err = loop_run(process->loop);
     log_info("stopped", log_text("error", err_name(err)));
@@ -336,11 +341,12 @@ static void clean_up(struct process *process)
 
 static enum exit_code run_subcommand(const struct process *process, const char *name)
 {
+    const struct service_command *command = process->type->commands;
     sigset_t none;
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);    /* no loop reads signals here: Ctrl-C ends it */
-    for (const struct service_command *command = process->type->commands; command != NULL && command->name != NULL; command++)
+    for (; command != NULL && command->name != NULL; command++)
         if (strcmp(command->name, name) == 0)
             return (enum exit_code)command->run(process->config);
     fprintf(stderr, "mcpgw-%s: no command \"%s\"; try --help\n", process->type->name, name);
@@ -351,7 +357,9 @@ static enum exit_code obey(struct process *process, const struct invocation *inv
 {
     char why[512] = "";
 
-    if (settings_load(process->rows, process->row_count, invocation->file, process->config, why, sizeof why) != ERR_OK) {
+    enum err err = settings_load(process->rows, process->row_count, invocation->file, process->config, why, sizeof why);
+
+    if (err != ERR_OK) {
         fprintf(stderr, "mcpgw-%s: %s\n", process->type->name, why);
         return EXIT_MISUSE;
     }

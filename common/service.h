@@ -41,7 +41,8 @@ struct service_type {
     void (*stop)(void **self);           /* frees all */
 };
 
-/* RLIMIT_CORE 0, PR_SET_DUMPABLE 0, PR_SET_NO_NEW_PRIVS, SIGPIPE ignored, M_ARENA_MAX 2, umask 077; signals go to a signalfd. */
+/* RLIMIT_CORE 0, PR_SET_DUMPABLE 0, PR_SET_NO_NEW_PRIVS, SIGPIPE ignored, M_ARENA_MAX 2, umask 077; SIGTERM and SIGINT
+ * are blocked, for the signalfd. */
 enum err service_harden(void) MUST_CHECK;
 int service_main(const struct service_type *type, int argc, char **argv);
 
