@@ -149,7 +149,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_key record;
 BEGIN
-    FOR v_key IN SELECT a.id, a.key FROM public.apikey a WHERE a."referenceId" = NEW.id ORDER BY a.id
+    FOR v_key IN SELECT a.id, a.key FROM public.apikey a
+                 WHERE a."referenceId" = NEW.id AND a.xmin <> pg_current_xact_id()::xid ORDER BY a.id
     LOOP
         PERFORM mcpgw.take_change(1, v_key.key, v_key.id, NEW.id, NULL, NULL, 'key.updated', jsonb_build_object('changed', ARRAY['owner']));
     END LOOP;
