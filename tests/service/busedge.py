@@ -22,6 +22,7 @@ encode_frame, decode_frame, encode_body, decode_body and MESSAGES (read from com
 common/frame.h describes the layout.
 """
 import collections
+import itertools
 import os
 import pathlib
 import re
@@ -172,7 +173,7 @@ class Edge:
         self.heartbeats = self.welcomes = True
         self.on, self.workers, self.messages, self.errors, self.goodbyes = {}, [], [], [], []
         self._outgoing, self._condition = collections.deque(), threading.Condition()
-        self._next_id = self._next_batch = 1
+        self._ids, self._batches = itertools.count(1), itertools.count(1)    # next() is atomic
         self._context = zmq.Context()
         self._sockets = {}
         for role in self.ROUTERS + ("trail",):
@@ -354,8 +355,7 @@ class Edge:
         return self.wait_for(take, timeout, name)
 
     def new_id(self):
-        self._next_id += 1
-        return 1 << 20 | self._next_id
+        return 1 << 20 | next(self._ids)
 
     def send_bytes(self, worker, frame):
         self._outgoing.append((worker.socket_role, worker.identity, frame))
@@ -364,7 +364,7 @@ class Edge:
     def send(self, worker, items, batch=None, epoch=None):
         """One frame of items (name, fields[, request_id, deadline_us, attempt]); returns the bytes sent."""
         if batch is None:
-            batch, self._next_batch = self._next_batch, self._next_batch + 1
+            batch = next(self._batches)
         frame = encode_frame(items, self.epoch if epoch is None else epoch, batch, min(self.version, worker.version))
         self.send_bytes(worker, frame)
         return frame
@@ -393,9 +393,9 @@ class Edge:
 
         def collect():
             for message in [m for m in self.messages if m.request_id in ids]:
-                self.messages.remove(message)
                 if replies[ids[message.request_id]] is None:
                     replies[ids[message.request_id]] = message
+            self.messages[:] = [m for m in self.messages if m.request_id not in ids]
             return None not in replies
         self.wait_for(collect, timeout, f"replies to {len(items)} {requests[0][0]}")
         return replies

@@ -76,7 +76,7 @@ class Postgres:
 
     def __init__(self):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="mcpgw-pg-"))
-        self.process, self.serial, self.template = None, itertools.count(), None
+        self.process, self.serial, self.template, self.starts = None, itertools.count(), None, 0
         self.user = {"user": "postgres"} if os.geteuid() == 0 else {}
         if self.user:
             owner = pwd.getpwnam("postgres")
@@ -88,7 +88,7 @@ class Postgres:
             c.execute("CREATE ROLE mcpgw_owner LOGIN CREATEROLE")
 
     def start(self):
-        options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "listen_addresses": "",
+        options = {"fsync": "off", "full_page_writes": "off", "listen_addresses": "",
                    "unix_socket_directories": self.directory, "shared_buffers": "32MB", "max_connections": "60",
                    "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}
         command = [find_binary("postgres"), "-D", self.directory / "data"]
@@ -97,6 +97,7 @@ class Postgres:
         log = open(self.directory / "log", "ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self.user)
         log.close()
+        self.starts += 1
         wait_until(self.answers, what="postgres")
 
     def answers(self):
@@ -139,21 +140,21 @@ class Database:
 
     def __init__(self, server, name):
         self.server, self.name = server, name
-        self.connection = None
+        self.connection, self.start = None, 0
 
     def url(self, user):
         return self.server.url(self.name, user)
 
     def sql(self, text, *values):
-        if self.connection is None or self.connection.closed or self.connection.broken:
-            self.connection = self.server.connect(self.name)
+        if self.connection is None or self.start != self.server.starts:
+            self.connection, self.start = self.server.connect(self.name), self.server.starts
         cursor = self.connection.execute(text, values)
         return cursor.fetchall() if cursor.description else []
 
     def statements(self, like="%"):
         """How often statements like this have run since reset_statements(), by text."""
         rows = self.sql("SELECT query, calls FROM statistics.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid"
-                        " WHERE d.datname = current_database() AND query LIKE %s", like)
+                        " WHERE d.datname = current_database() AND query LIKE %s AND query NOT LIKE '%%statistics.%%'", like)
         return dict(rows)
 
     def reset_statements(self):
