@@ -1,0 +1,164 @@
+/* audit.c - mcpgw audit: the trail as people and programs read it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/show.h"
+
+#define PATH_SIZE    1024u
+#define EXPORT_MAX   UINT64_C(1000000000)
+#define TAIL_MAX     10000u
+#define TAIL_DEFAULT 20u
+#define FOLLOW_S     1
+#define SEEN_MAX     4096u    /* events remembered so that --follow shows each once */
+
+static const struct table_column event_columns[] = {
+    { "TIME", "time" }, { "EVENT", "event" }, { "OUTCOME", "outcome" }, { "REASON", "reason" }, { "STATUS", "status" },
+    { "METHOD", "method" }, { "PATH", "path" }, { "SERVER", "server" }, { "KEY", "keyId" }, { "USER", "userId" },
+    { "ADDRESS", "address" }, { "REQUEST", "requestId" }, { 0 }
+};
+
+/* "15m": so long ago; else a moment as the API takes it. */
+static bool moment_of(const char *text, char *ret_moment, size_t size)
+{
+    uint64_t seconds;
+    time_t moment;
+    struct tm parts;
+
+    if (duration_parse(text, &seconds) != ERR_OK) {
+        snprintf(ret_moment, size, "%s", text);
+        return strlen(text) < size;
+    }
+    moment = time(NULL) - (time_t)seconds;
+    return gmtime_r(&moment, &parts) != NULL && strftime(ret_moment, size, "%Y-%m-%dT%H:%M:%SZ", &parts) > 0;
+}
+
+static bool make_path(const struct arguments *arguments, char path[PATH_SIZE])
+{
+    const char *since = arguments_value(arguments, "since"), *until = arguments_value(arguments, "until");
+    char from[64] = "", to[64] = "";
+
+    snprintf(path, PATH_SIZE, "/api/v1/audit");
+    if ((since != NULL && !moment_of(since, from, sizeof from)) || (until != NULL && !moment_of(until, to, sizeof to))) {
+        complain("--since and --until: a time span such as 15m, or a moment such as 2026-01-31T12:00:00Z");
+        return false;
+    }
+    if (api_query(path, PATH_SIZE, "from", since != NULL ? from : NULL) && api_query(path, PATH_SIZE, "to", until != NULL ? to : NULL)
+        && api_query(path, PATH_SIZE, "key", arguments_value(arguments, "key"))
+        && api_query(path, PATH_SIZE, "user", arguments_value(arguments, "user"))
+        && api_query(path, PATH_SIZE, "outcome", arguments_value(arguments, "outcome")))
+        return true;
+    complain("the arguments are too long");
+    return false;
+}
+
+static enum exit_code audit_export(struct cli *cli, const struct arguments *arguments)
+{
+    char path[PATH_SIZE];
+    uint64_t limit;
+
+    if (arguments_number(arguments, "limit", 1, EXPORT_MAX, EXPORT_MAX, &limit) != ERR_OK) {
+        complain("--limit: a number from 1");
+        return EXIT_MISUSE;
+    }
+    if (!make_path(arguments, path))
+        return EXIT_MISUSE;
+    return show_list(cli, path, limit, event_columns);
+}
+
+struct collected {
+    json_t *items;                      /* newest first */
+    char (*seen)[128];                  /* ids shown before, a ring */
+    size_t at;
+};
+
+static bool is_seen(const struct collected *collected, const char *id)
+{
+    for (size_t i = 0; i < SEEN_MAX; i++) {
+        if (strcmp(collected->seen[i], id) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool collect(void *owner, json_t *item)
+{
+    struct collected *collected = owner;
+    const char *id = json_string_value(json_object_get(item, "id"));
+
+    if (id == NULL || is_seen(collected, id))
+        return true;
+    snprintf(collected->seen[collected->at++ % SEEN_MAX], sizeof collected->seen[0], "%s", id);
+    json_array_append(collected->items, item);
+    return true;
+}
+
+static void show_oldest_first(const struct cli *cli, const json_t *items)
+{
+    struct table *table = NULL;
+
+    if (!cli->is_json && table_new(event_columns, &table) != ERR_OK)
+        return;
+    for (size_t i = json_array_size(items); i > 0; i--) {
+        if (cli->is_json)
+            print_json(json_array_get(items, i - 1));
+        else if (table_add(table, json_array_get(items, i - 1)) != ERR_OK)
+            break;
+    }
+    if (table != NULL)
+        table_print(table);
+    table_destroy(&table);
+    fflush(stdout);
+}
+
+static enum exit_code audit_tail(struct cli *cli, const struct arguments *arguments)
+{
+    struct collected collected = { .seen = calloc(SEEN_MAX, sizeof *collected.seen) };
+    bool follows = arguments_value(arguments, "follow") != NULL;
+    enum exit_code result = EXIT_MISUSE;
+    char path[PATH_SIZE];
+    uint64_t limit;
+
+    if (collected.seen == NULL)
+        return EXIT_REFUSED;
+    if (arguments_number(arguments, "limit", 1, TAIL_MAX, TAIL_DEFAULT, &limit) != ERR_OK)
+        complain("--limit: a number from 1 to %u", TAIL_MAX);
+    else if (make_path(arguments, path))
+        result = EXIT_DONE;
+    while (result == EXIT_DONE) {
+        collected.items = json_array();
+        result = api_each(cli, path, limit, collect, &collected);
+        show_oldest_first(cli, collected.items);
+        json_decref(collected.items);
+        if (!follows || result != EXIT_DONE)
+            break;
+        limit = limit < 1000 ? 1000 : limit;
+        nanosleep(&(struct timespec){ .tv_sec = FOLLOW_S }, NULL);
+    }
+    free(collected.seen);
+    return result;
+}
+
+static const struct option_row tail_options[] = {
+    { "limit", "N", "so many of the newest (20), oldest of them first" },
+    { "follow", NULL, "go on with what happens" },
+    { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" },
+    { "outcome", "WORD", "allowed, refused, failed or unknown" },
+    { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
+};
+static const struct option_row export_options[] = {
+    { "limit", "N", "at most so many" },
+    { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" },
+    { "outcome", "WORD", "allowed, refused, failed or unknown" },
+    { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
+};
+
+const struct command audit_commands[] = {
+    { "audit", "tail", "", "the newest events", "  mcpgw audit tail --limit 5\n  mcpgw audit tail --follow --outcome refused\n",
+      tail_options, 0, 0, true, audit_tail },
+    { "audit", "export", "", "all events, newest first",
+      "  mcpgw audit export --json --since 24h > day.jsonl\n  mcpgw audit export --json --key KEY_ID\n",
+      export_options, 0, 0, true, audit_export },
+    { 0 }
+};

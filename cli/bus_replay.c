@@ -1,0 +1,202 @@
+#include "cli/bus_replay.h"
+
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <zmq.h>
+
+#include "cli/fixture.h"
+#include "common/clock.h"
+#include "common/encode.h"
+#include "common/frame.h"
+
+#define HEARTBEAT_US   100000u
+#define IDENTITY_MAX   256u
+
+struct player {
+    void *socket;
+    const char *role;
+    uint8_t identity[IDENTITY_MAX];      /* of the worker; size 0: none said READY yet */
+    size_t identity_size;
+    uint8_t edge[UUID_SIZE];
+    uint64_t epoch, beat_us;
+    uint64_t waited_id;                  /* request whose replies are awaited */
+    unsigned replies;
+};
+
+static bool send_one(struct player *player, uint16_t code, uint64_t request_id, uint64_t deadline_us, const void *message)
+{
+    uint8_t buffer[FRAME_SIZE_MAX + FRAME_TRAIL_MAX];
+    struct frame_writer writer;
+    size_t size;
+
+    frame_begin(&writer, buffer, sizeof buffer, MESSAGES_VERSION_OLDEST, player->epoch, request_id);
+    if (frame_add(&writer, message_type_of(code), 0, request_id, deadline_us, message) != ERR_OK)
+        return false;
+    size = frame_end(&writer);
+    return zmq_send(player->socket, player->identity, player->identity_size, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0
+        && zmq_send(player->socket, buffer, size, ZMQ_DONTWAIT) >= 0;
+}
+
+static void welcome(struct player *player)
+{
+    struct welcome message = { .version = MESSAGES_VERSION_OLDEST, .edge_size = UUID_SIZE, .epoch = player->epoch,
+                               .sent_us = clock_monotonic_us(), .name = "replay" };
+
+    memcpy(message.edge, player->edge, UUID_SIZE);
+    if (!send_one(player, MESSAGE_welcome, 0, 0, &message))
+        complain("the worker could not be welcomed");
+}
+
+static void beat(struct player *player)
+{
+    struct heartbeat message = { .sent_us = clock_monotonic_us() };
+
+    if (player->identity_size == 0 || message.sent_us - player->beat_us < HEARTBEAT_US)
+        return;
+    player->beat_us = message.sent_us;
+    (void)send_one(player, MESSAGE_heartbeat, 0, 0, &message);    /* a worker that is gone is seen by its silence */
+}
+
+static void take_item(struct player *player, const struct frame_item *item, unsigned version)
+{
+    void *message;
+    const char *field = NULL;
+
+    if (item->type->code == MESSAGE_ready) {
+        welcome(player);
+        return;
+    }
+    if (item->type->code == MESSAGE_pulse)
+        return;
+    message = calloc(1, item->type->struct_size);
+    if (message == NULL)
+        return;
+    printf("< ");
+    if (message_decode(item->type, version, item->body, item->body_size, message, &field) == ERR_OK)
+        message_print(item->type, message, stdout);
+    else
+        printf("%s: malformed field %s\n", item->type->name, field != NULL ? field : "?");
+    player->replies += item->request_id == player->waited_id;
+    free(message);
+}
+
+static void take_frame(struct player *player, zmq_msg_t *identity, zmq_msg_t *frame)
+{
+    struct frame_reader reader;
+    struct frame_item item;
+    bool is_version;
+
+    if (zmq_msg_size(identity) > IDENTITY_MAX)
+        return;
+    if (frame_open(&reader, zmq_msg_data(frame), zmq_msg_size(frame), &is_version) != ERR_OK) {
+        complain("the worker sent what is no frame");
+        return;
+    }
+    player->identity_size = zmq_msg_size(identity);
+    memcpy(player->identity, zmq_msg_data(identity), player->identity_size);
+    while (frame_next(&reader, &item))
+        take_item(player, &item, reader.header.version);
+}
+
+/* Whatever comes until a reply to waited_id (0: until a worker is known), or the time is over. */
+static bool await(struct player *player, uint64_t wait_s)
+{
+    uint64_t deadline_us = clock_monotonic_us() + wait_s * 1000000u;
+
+    while (player->waited_id != 0 ? player->replies == 0 : player->identity_size == 0) {
+        zmq_pollitem_t poll = { .socket = player->socket, .events = ZMQ_POLLIN };
+        zmq_msg_t identity, frame;
+
+        if (clock_monotonic_us() > deadline_us)
+            return false;
+        beat(player);
+        if (zmq_poll(&poll, 1, (long)(HEARTBEAT_US / 1000u)) <= 0)
+            continue;
+        zmq_msg_init(&identity);
+        zmq_msg_init(&frame);
+        if (zmq_msg_recv(&identity, player->socket, ZMQ_DONTWAIT) >= 0 && zmq_msg_recv(&frame, player->socket, ZMQ_DONTWAIT) >= 0)
+            take_frame(player, &identity, &frame);
+        zmq_msg_close(&identity);
+        zmq_msg_close(&frame);
+    }
+    return true;
+}
+
+/* False: the worker left it unanswered. */
+static bool play_file(struct player *player, const char *path, uint64_t wait_s)
+{
+    struct fixture fixture;
+    void *message = NULL;
+    bool is_answered = true;
+
+    if (fixture_load(path, &fixture) != ERR_OK)
+        return true;
+    if (fixture.type != NULL && fixture.type->sender == SERVICE_EDGE && strcmp(service_text(fixture.type->receiver), player->role) == 0
+        && fixture_decode(&fixture, path, &message) == ERR_OK) {
+        player->waited_id++;
+        player->replies = 0;
+        printf("> ");
+        message_print(fixture.type, message, stdout);
+        is_answered = send_one(player, fixture.type->code, player->waited_id, clock_monotonic_us() + wait_s * 1000000u, message)
+            && await(player, wait_s);
+        if (!is_answered)
+            complain("%s: no reply", path);
+    }
+    free(message);
+    fixture_wipe(&fixture);
+    return is_answered;
+}
+
+static enum exit_code play(struct player *player, const char *directory, uint64_t wait_s)
+{
+    enum exit_code result = EXIT_DONE;
+    char pattern[1024];
+    glob_t files;
+
+    snprintf(pattern, sizeof pattern, "%s/*.hex", directory);
+    if (glob(pattern, 0, NULL, &files) != 0) {
+        complain("%s holds no *.hex", directory);
+        return EXIT_REFUSED;
+    }
+    if (!await(player, wait_s)) {
+        complain("no worker said READY; start one with MCPGW_EDGES=ipc:// and the path of --socket");
+        result = EXIT_UNREACHABLE;
+    }
+    player->waited_id = 1000;
+    for (size_t i = 0; i < files.gl_pathc && result != EXIT_UNREACHABLE; i++) {
+        if (!play_file(player, files.gl_pathv[i], wait_s))
+            result = EXIT_REFUSED;
+    }
+    globfree(&files);
+    return result;
+}
+
+enum exit_code replay_directory(const char *directory, const char *socket, const char *role, uint64_t wait_s)
+{
+    struct player player = { .role = role, .epoch = random_u64() };
+    enum exit_code result = EXIT_UNREACHABLE;
+    void *context = zmq_ctx_new();
+    char endpoint[256];
+    const int mandatory = 1, linger = 0;
+
+    random_bytes(player.edge, sizeof player.edge);
+    if (strcmp(role, "authz") != 0 && strcmp(role, "ratelimit") != 0 && strcmp(role, "keys") != 0) {
+        complain("--role: authz, ratelimit or keys");
+        zmq_ctx_term(context);
+        return EXIT_MISUSE;
+    }
+    player.socket = zmq_socket(context, ZMQ_ROUTER);
+    zmq_setsockopt(player.socket, ZMQ_ROUTER_MANDATORY, &mandatory, sizeof mandatory);
+    zmq_setsockopt(player.socket, ZMQ_LINGER, &linger, sizeof linger);
+    snprintf(endpoint, sizeof endpoint, "ipc://%s.%s", socket, role);
+    if (zmq_bind(player.socket, endpoint) != 0)
+        complain("%s cannot be bound: %s", endpoint, zmq_strerror(zmq_errno()));
+    else
+        result = play(&player, directory, wait_s);
+    zmq_close(player.socket);
+    zmq_ctx_term(context);
+    return result;
+}

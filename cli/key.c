@@ -1,0 +1,248 @@
+/* key.c - mcpgw key: API keys over the management API.  A key's value is printed once, when it is made. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/environment.h"
+#include "cli/show.h"
+
+#define PATH_SIZE 512u
+#define LIST_MAX  1000000u
+
+/* Without any, the API says which there are. */
+static void add_scopes(json_t *body, const struct arguments *arguments)
+{
+    json_t *scopes = NULL;
+
+    for (size_t i = 0; i < arguments->option_count; i++) {
+        const char *text = arguments->options[i].value;
+
+        if (strcmp(arguments->options[i].name, "scope") != 0 && strcmp(arguments->options[i].name, "scopes") != 0)
+            continue;
+        if (scopes == NULL)
+            scopes = json_array();
+        for (; *text != '\0'; text += *text == ',') {
+            size_t length = strcspn(text, ",");
+
+            json_array_append_new(scopes, json_stringn(text, length));
+            text += length;
+        }
+    }
+    if (scopes != NULL)
+        json_object_set_new(body, "scopes", scopes);
+}
+
+static bool add_expiry(json_t *body, const char *text)
+{
+    uint64_t seconds;
+
+    if (text == NULL)
+        return true;
+    if (strcmp(text, "never") == 0) {
+        json_object_set_new(body, "expiresIn", json_null());
+        return true;
+    }
+    if (duration_parse(text, &seconds) != ERR_OK) {
+        complain("--expires-in: %s is no time span; say 3600, 12h, 90d or never", text);
+        return false;
+    }
+    json_object_set_new(body, "expiresIn", json_integer((json_int_t)seconds));
+    return true;
+}
+
+/* "1000/1h": requests in a window. */
+static bool add_rate(json_t *body, const char *text)
+{
+    const char *slash = text != NULL ? strchr(text, '/') : NULL;
+    char *end = NULL;
+    uint64_t window = 0;
+    unsigned long long requests;
+
+    if (text == NULL)
+        return true;
+    requests = strtoull(text, &end, 10);
+    if (slash == NULL || end != slash || slash == text || *text < '0' || *text > '9' || requests > INT32_MAX
+        || duration_parse(slash + 1, &window) != ERR_OK) {
+        complain("--rate: %s is no limit; say REQUESTS/WINDOW, such as 1000/1h", text);
+        return false;
+    }
+    json_object_set_new(body, "rateLimit", json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window));
+    return true;
+}
+
+static bool add_metadata(json_t *body, const char *text)
+{
+    json_error_t error;
+    json_t *metadata;
+
+    if (text == NULL)
+        return true;
+    metadata = json_loads(text, 0, &error);
+    if (metadata == NULL) {
+        complain("--metadata: no JSON: %s", error.text);
+        return false;
+    }
+    json_object_set_new(body, "metadata", metadata);
+    return true;
+}
+
+static void add_text(json_t *body, const char *name, const char *text)
+{
+    if (text != NULL)
+        json_object_set_new(body, name, json_string(text));
+}
+
+static enum exit_code key_create(struct cli *cli, const struct arguments *arguments)
+{
+    json_t *body = json_object(), *answer = NULL;
+    enum exit_code result = EXIT_MISUSE;
+
+    add_text(body, "name", arguments_value(arguments, "name"));
+    add_text(body, "userId", arguments_value(arguments, "user"));
+    add_text(body, "tenantId", arguments_value(arguments, "tenant"));
+    add_scopes(body, arguments);
+    if (add_expiry(body, arguments_value(arguments, "expires-in"))
+        && add_rate(body, arguments_value(arguments, "rate")) && add_metadata(body, arguments_value(arguments, "metadata")))
+        result = api_call(cli, "POST", "/api/v1/keys", body, &answer);
+    json_decref(body);
+    if (result != EXIT_DONE)
+        return result;
+    show_object(cli, answer);
+    json_decref(answer);
+    if (!cli->is_json)
+        fputs("The key is shown this once: keep it now.\n", stderr);
+    return EXIT_DONE;
+}
+
+static enum exit_code key_list(struct cli *cli, const struct arguments *arguments)
+{
+    static const struct table_column columns[] = {
+        { "ID", "id" }, { "NAME", "name" }, { "START", "start" }, { "SCOPES", "scopes" }, { "ENABLED", "enabled" },
+        { "REVOKED", "revokedAt" }, { "EXPIRES", "expiresAt" }, { "USER", "userId" }, { 0 }
+    };
+    uint64_t limit;
+
+    if (arguments_number(arguments, "limit", 1, LIST_MAX, LIST_MAX, &limit) != ERR_OK) {
+        complain("--limit: a number from 1");
+        return EXIT_MISUSE;
+    }
+    return show_list(cli, "/api/v1/keys", limit, columns);
+}
+
+/* One call for each id; the first that fails ends it. */
+static enum exit_code each_key(struct cli *cli, const struct arguments *arguments, const char *method, const char *more,
+                               const json_t *body)
+{
+    enum exit_code result = EXIT_DONE;
+
+    for (size_t i = 0; i < arguments->count && result == EXIT_DONE; i++) {
+        char path[PATH_SIZE];
+
+        if (*arguments->positional[i] == '\0' || !api_path(path, sizeof path, "keys", arguments->positional[i], more)) {
+            complain("%.60s is no id of a key", arguments->positional[i]);
+            return EXIT_MISUSE;
+        }
+        result = show_call(cli, method, path, body);
+    }
+    return result;
+}
+
+static enum exit_code key_show(struct cli *cli, const struct arguments *arguments)
+{
+    return each_key(cli, arguments, "GET", "", NULL);
+}
+
+static enum exit_code key_enable(struct cli *cli, const struct arguments *arguments)
+{
+    return each_key(cli, arguments, "POST", "/enable", NULL);
+}
+
+static enum exit_code key_disable(struct cli *cli, const struct arguments *arguments)
+{
+    return each_key(cli, arguments, "POST", "/disable", NULL);
+}
+
+static enum exit_code key_revoke(struct cli *cli, const struct arguments *arguments)
+{
+    const char *reason = arguments_value(arguments, "reason");
+    json_t *body = reason != NULL ? json_pack("{s:s}", "reason", reason) : NULL;
+    enum exit_code result = EXIT_REFUSED;
+
+    if (confirm(cli, "revoke", arguments->positional[0], &result))
+        result = each_key(cli, arguments, "POST", "/revoke", body);
+    json_decref(body);
+    return result;
+}
+
+static enum exit_code key_delete(struct cli *cli, const struct arguments *arguments)
+{
+    enum exit_code result = EXIT_REFUSED;
+
+    if (!confirm(cli, "delete", arguments->positional[0], &result))
+        return result;
+    return each_key(cli, arguments, "DELETE", "", NULL);
+}
+
+static enum exit_code key_verify(struct cli *cli, const struct arguments *arguments)
+{
+    const char *path = arguments_value(arguments, "key-file");
+    char key[SECRET_SIZE_MAX + 2] = "";
+    json_t *body, *answer = NULL;
+    enum exit_code result;
+    size_t size = 0;
+
+    if (file_read(path != NULL ? path : "/dev/stdin", key, sizeof key, &size) != ERR_OK) {
+        complain("the key cannot be read from %s", path != NULL ? path : "standard input");
+        return EXIT_MISUSE;
+    }
+    key[strcspn(key, " \t\r\n")] = '\0';
+    body = json_pack("{s:s}", "key", key);
+    OPENSSL_cleanse(key, sizeof key);
+    if (body == NULL) {
+        complain("that is no key");
+        return EXIT_MISUSE;
+    }
+    result = api_call(cli, "POST", "/api/v1/keys/verify", body, &answer);
+    json_decref(body);
+    if (result == EXIT_DONE) {
+        show_object(cli, answer);
+        result = json_is_true(json_object_get(answer, "isValid")) ? EXIT_DONE : EXIT_REFUSED;
+    }
+    json_decref(answer);
+    return result;
+}
+
+static const struct option_row create_options[] = {
+    { "name", "NAME", "for people" },
+    { "scope", "SCOPE", "read, write, admin, proxy, metrics or health; may be repeated" },
+    { "scopes", "LIST", "the same, several with commas between" },
+    { "expires-in", "SPAN", "3600, 12h, 90d or never" },
+    { "rate", "N/SPAN", "a limit of its own, such as 1000/1h" },
+    { "metadata", "JSON", "an object kept with the key" },
+    { "user", "ID", "the owner, when it is not the caller (administrators)" },
+    { "tenant", "ID", "the tenant, when the owner has several" },
+    { 0 }
+};
+static const struct option_row list_options[] = { { "limit", "N", "at most so many, newest first" }, { 0 } };
+static const struct option_row revoke_options[] = {
+    { "reason", "TEXT", "kept with the key and in the trail" }, { "yes", NULL, "do not ask" }, { 0 }
+};
+static const struct option_row delete_options[] = { { "yes", NULL, "do not ask" }, { 0 } };
+static const struct option_row verify_options[] = { { "key-file", "FILE", "a file that holds the key; else standard input" }, { 0 } };
+
+const struct command key_commands[] = {
+    { "key", "create", "", "make a key; its value is shown once",
+      "  mcpgw key create --name ci --scope proxy --expires-in 90d --rate 1000/1h\n"
+      "  mcpgw key create --name robot --scope read --scope proxy --json | jq -r .key > robot.key\n",
+      create_options, 0, 0, true, key_create },
+    { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n", list_options, 0, 0, true, key_list },
+    { "key", "show", "ID...", "what is known of a key", "  mcpgw key show KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_show },
+    { "key", "enable", "ID...", "let a disabled key be used again", "  mcpgw key enable KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_enable },
+    { "key", "disable", "ID...", "refuse a key until it is enabled", "  mcpgw key disable KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_disable },
+    { "key", "revoke", "ID...", "refuse a key for ever; returns when it is dead everywhere",
+      "  mcpgw key revoke KEY_ID --reason leaked --yes\n", revoke_options, 1, ARGUMENTS_MAX, true, key_revoke },
+    { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1, ARGUMENTS_MAX, true, key_delete },
+    { "key", "verify", "", "is this key valid, and whose is it; exit code 1 when not",
+      "  mcpgw key verify --key-file robot.key\n  mcpgw key verify < robot.key\n", verify_options, 0, 0, true, key_verify },
+    { 0 }
+};
