@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "common/bus.h"
 #include "common/clock.h"
+#include "common/curve.h"
 #include "common/metrics.h"
 
 #define GIVE_UP_MS   20000
@@ -55,7 +57,9 @@ struct bench {
 
 static void edge_send_bytes(struct edge *edge, const void *bytes, size_t size, bool in_two_parts)
 {
-    assert_int_equal(zmq_send(edge->router, edge->identity, edge->identity_size, ZMQ_SNDMORE), (int)edge->identity_size);
+    int identity_size = (int)edge->identity_size;
+
+    assert_int_equal(zmq_send(edge->router, edge->identity, edge->identity_size, ZMQ_SNDMORE), identity_size);
     assert_int_equal(zmq_send(edge->router, bytes, size, in_two_parts ? ZMQ_SNDMORE : 0), (int)size);
     if (in_two_parts)
         assert_int_equal(zmq_send(edge->router, "", 0, 0), 0);
@@ -97,8 +101,8 @@ static uint64_t edge_clock(const struct edge *edge)
 
 static void edge_welcome(struct edge *edge)
 {
-    struct welcome welcome = { .version = edge->version, .edge_size = 16, .epoch = edge->epoch, .sent_us = edge_clock(edge),
-                               .name = "one" };
+    struct welcome welcome = { .version = edge->version, .edge_size = 16, .epoch = edge->epoch,
+                               .sent_us = edge_clock(edge), .name = "one" };
 
     edge_send(edge, MESSAGE_welcome, 0, &welcome);
 }
@@ -110,11 +114,18 @@ static void edge_heartbeat(struct edge *edge)
 
 static void edge_hear(struct edge *edge, const struct frame_header *header, const struct frame_item *item)
 {
-    static union { struct ready ready; struct pulse pulse; struct goodbye goodbye; struct verdict verdict; struct charge charge;
-                   struct manage_reply reply; struct change change; struct trail_ack ack; struct replay_request replay; } message;
+    static union {
+        struct ready ready;
+        struct pulse pulse;
+        struct goodbye goodbye;
+        struct verdict verdict;
+        struct manage_reply reply;
+        struct trail_ack ack;
+    } message;
     const char *field;
+    enum err err = message_decode(item->type, header->version, item->body, item->body_size, &message, &field);
 
-    assert_int_equal(message_decode(item->type, header->version, item->body, item->body_size, &message, &field), ERR_OK);
+    assert_int_equal(err, ERR_OK);
     switch (item->type->code) {
     case MESSAGE_ready:
         edge->readies++;
@@ -200,7 +211,8 @@ static void edge_close(struct edge *edge)
 
 /* ---- the worker --------------------------------------------------------------------------------- */
 
-static void on_verdict_request(struct bench *bench, const struct bus_token *token, const struct verdict_request *request)
+static void on_verdict_request(struct bench *bench, const struct bus_token *token,
+                               const struct verdict_request *request)
 {
     const struct verdict verdict = { .error = request->needed };
 
@@ -320,6 +332,14 @@ static bool is_lost_twice(const struct bench *bench) { return bench->downs >= 2;
 static bool is_up_again(const struct bench *bench) { return bench->ups >= 2; }
 static bool has_other_identity(const struct bench *bench) { return bench->edge.identities >= 2; }
 static bool has_block(const struct bench *bench) { return bench->blocks > 0; }
+
+static int remove_entry(const char *path, const struct stat *status, int kind, struct FTW *walk)
+{
+    (void)status;
+    (void)kind;
+    (void)walk;
+    return remove(path);
+}
 
 static int make_bench(void **state)
 {
@@ -492,6 +512,7 @@ static void a_request_of_another_epoch_is_not_done(void **state)
 
 static void a_request_past_its_deadline_is_not_done(void **state)
 {
+    const struct verdict_request request = { .digest_size = 32 };
     struct bench *bench = *state;
     uint64_t before;
     struct outgoing frame;
@@ -503,8 +524,8 @@ static void a_request_past_its_deadline_is_not_done(void **state)
     wait_for(bench, is_welcome);
     before = metric_get(METRIC_bus_expired);
     begin(&bench->edge, &frame, 9);
-    add(&frame, MESSAGE_verdict_request, 1, edge_clock(&bench->edge) - 1000000, &(struct verdict_request){ .digest_size = 32 });
-    add(&frame, MESSAGE_verdict_request, 2, edge_clock(&bench->edge) + 30000000, &(struct verdict_request){ .digest_size = 32 });
+    add(&frame, MESSAGE_verdict_request, 1, edge_clock(&bench->edge) - 1000000, &request);
+    add(&frame, MESSAGE_verdict_request, 2, edge_clock(&bench->edge) + 30000000, &request);
     finish(&bench->edge, &frame);
     wait_for(bench, has_answer);
     assert_int_equal(bench->requests, 1);
@@ -686,14 +707,14 @@ static void answers_of_two_batches_travel_in_frames_of_their_own(void **state)
 
 static void answers_larger_than_a_frame_take_several(void **state)
 {
+    const struct manage_request request = { .operation = 1, .user_id = "u", .tenant_id = "t", .request_id = "r" };
     struct bench *bench = *state;
     struct outgoing frame;
 
     meet(bench, SERVICE_KEYS, false);
     begin(&bench->edge, &frame, 5);
     for (uint64_t id = 1; id <= 3; id++)
-        add(&frame, MESSAGE_manage_request, id, 0, &(struct manage_request){ .operation = 1, .user_id = "u", .tenant_id = "t",
-                                                                            .request_id = "r" });
+        add(&frame, MESSAGE_manage_request, id, 0, &request);
     finish(&bench->edge, &frame);
     wait_for(bench, has_three_answers);
     assert_int_equal(bench->edge.answers[2].frame, bench->edge.answers[0].frame + 2);
@@ -775,6 +796,39 @@ static void every_edge_of_the_directory_is_found(void **state)
     assert_int_equal(bench->ups, 2);
 }
 
+/* Over tcp with keys, named by a host name that the resolver must look up. */
+static void an_edge_on_tcp_is_found_by_name_and_trusted_by_its_key(void **state)
+{
+    struct bench *bench = *state;
+    struct edge *edge = &bench->edge;
+    struct curve *curve = NULL;
+    char keys[96], endpoint[128], why[256] = "";
+    size_t size = sizeof endpoint;
+
+    snprintf(keys, sizeof keys, "%s/keys", bench->directory);
+    snprintf(bench->config.bus_keys, sizeof bench->config.bus_keys, "%s", keys);
+    assert_int_equal(curve_make_keys(keys, false, why, sizeof why), ERR_OK);
+    assert_int_equal(curve_new(SERVICE_EDGE, &bench->config, &curve, why, sizeof why), ERR_OK);
+    edge->loop = bench->loop;
+    edge->epoch = 1;
+    edge->version = MESSAGES_VERSION;
+    edge->context = zmq_ctx_new();
+    edge->router = zmq_socket(edge->context, ZMQ_ROUTER);
+    assert_int_equal(curve_serve(curve, edge->context, edge->router), ERR_OK);
+    assert_int_equal(zmq_bind(edge->router, "tcp://127.0.0.1:*"), 0);
+    assert_int_equal(zmq_getsockopt(edge->router, ZMQ_LAST_ENDPOINT, endpoint, &size), 0);
+    assert_int_equal(loop_watch_socket(bench->loop, edge->router, edge_on_socket, edge), ERR_OK);
+    snprintf(bench->config.edges, sizeof bench->config.edges, "tcp://localhost%s", strrchr(endpoint, ':'));
+    assert_int_equal(open_bus(bench, SERVICE_AUTHZ, false), ERR_OK);
+    bus_set_ready(bench->bus, true);
+    wait_for(bench, is_welcome);
+    edge_send(edge, MESSAGE_verdict_request, 1, &(struct verdict_request){ .digest_size = 32 });
+    wait_for(bench, has_answer);
+    edge_close(edge);
+    curve_destroy(&curve);
+    nftw(keys, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+}
+
 static void audit_hears_the_trail_and_speaks_on_replay(void **state)
 {
     struct bench *bench = *state;
@@ -796,7 +850,8 @@ static void audit_hears_the_trail_and_speaks_on_replay(void **state)
         let_pass(bench, 10);
     }
     wait_for(bench, has_block);
-    bus_send(bench->bus, bench->tokens[0].edge, MESSAGE_trail_ack, 0, &(struct trail_ack){ .producer_size = 16, .next_seq = 9 });
+    bus_send(bench->bus, bench->tokens[0].edge, MESSAGE_trail_ack, 0,
+             &(struct trail_ack){ .producer_size = 16, .next_seq = 9 });
     wait_for(bench, has_answer);
     assert_int_equal(bench->edge.answers[0].code, MESSAGE_trail_ack);
     unlink(endpoint + 6);
@@ -831,6 +886,7 @@ int main(void)
         BENCH_TEST(goodbye_is_said_and_what_is_in_work_is_still_answered),
         BENCH_TEST(a_worker_may_be_out_for_a_while),
         BENCH_TEST(every_edge_of_the_directory_is_found),
+        BENCH_TEST(an_edge_on_tcp_is_found_by_name_and_trusted_by_its_key),
         BENCH_TEST(audit_hears_the_trail_and_speaks_on_replay),
     };
 

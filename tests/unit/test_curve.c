@@ -1,4 +1,4 @@
-/* test_curve.c - who is let in: key files that must be refused, strangers' keys, users on ipc, addresses without keys. */
+/* test_curve.c - who is let in: key files that must be refused, strangers' keys, users on ipc, plain addresses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -191,7 +191,8 @@ static void tcp_needs_keys_or_loopback_by_name(void **state)
 
 static void a_bad_list_of_users_is_refused(void **state)
 {
-    static const char *const bad[] = { "edge", "edge=", "=root", "nobody=root", "edge=no-such-user", "edge=root,,", "worker=root" };
+    static const char *const bad[] = { "edge", "edge=", "=root", "nobody=root", "edge=no-such-user", "edge=root,,",
+                                       "worker=root" };
     char why[256] = "";
     struct curve *curve = NULL;
 

@@ -38,8 +38,8 @@ static int clear(void **state)
     char why[256] = "";
 
     (void)state;
-    assert_int_equal(postgres_run_script(&server.secret, "DROP SCHEMA IF EXISTS mcpgw CASCADE; DROP TABLE IF EXISTS first, other",
-                                         why, sizeof why), ERR_OK);
+    assert_int_equal(postgres_run_script(&server.secret, "DROP SCHEMA IF EXISTS mcpgw CASCADE;"
+                                         "DROP TABLE IF EXISTS first, other", why, sizeof why), ERR_OK);
     return 0;
 }
 

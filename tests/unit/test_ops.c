@@ -65,8 +65,8 @@ static void get(const struct ops *ops, const char *path, struct answer *answer)
 
 static void an_address_that_cannot_be_used_is_refused(void **state)
 {
-    static const char *const bad[] = { "8443s", "127.0.0.1", "127.0.0.1:", "127.0.0.1:8443s", "127.0.0.1:80r", "127.0.0.1:1,127.0.0.1:2",
-                                       "127.0.0.1:99999", "host:80", "[::1]:80", ":80" };
+    static const char *const bad[] = { "8443s", "127.0.0.1", "127.0.0.1:", "127.0.0.1:8443s", "127.0.0.1:80r",
+                                       "127.0.0.1:1,127.0.0.1:2", "127.0.0.1:99999", "host:80", "[::1]:80", ":80" };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct common_config config = { 0 };

@@ -260,7 +260,8 @@ static void a_refused_call_tells_its_sqlstate_and_harms_no_other(void **state)
 static void a_transaction_with_a_refused_step_changes_nothing_and_harms_no_other(void **state)
 {
     struct bench *bench = *state;
-    const struct postgres_step steps[] = { step("insert", "1", "a"), step("divide", "0", NULL), step("insert", "2", "b") };
+    const struct postgres_step steps[] = { step("insert", "1", "a"), step("divide", "0", NULL),
+                                           step("insert", "2", "b") };
 
     transact(bench, steps, 3);
     call(bench, "insert", "3", "c");
@@ -274,7 +275,8 @@ static void a_transaction_with_a_refused_step_changes_nothing_and_harms_no_other
 static void steps_behind_a_refused_one_have_no_result(void **state)
 {
     struct bench *bench = *state;
-    const struct postgres_step steps[] = { step("one", NULL, NULL), step("divide", "0", NULL), step("one", NULL, NULL) };
+    const struct postgres_step steps[] = { step("one", NULL, NULL), step("divide", "0", NULL),
+                                           step("one", NULL, NULL) };
 
     transact(bench, steps, 3);
     run(bench);
@@ -285,7 +287,8 @@ static void steps_behind_a_refused_one_have_no_result(void **state)
 static void a_commit_that_fails_is_a_refusal(void **state)
 {
     struct bench *bench = *state;
-    const struct postgres_step steps[] = { step("insert", "7", "a"), step("insert", "7", "b") };    /* deferred unique */
+    /* the unique constraint is deferred */
+    const struct postgres_step steps[] = { step("insert", "7", "a"), step("insert", "7", "b") };
 
     transact(bench, steps, 2);
     call(bench, "one", NULL, NULL);
@@ -413,7 +416,8 @@ static void destroying_answers_every_call(void **state)
 static void a_transaction_commits_and_its_settings_end_with_it(void **state)
 {
     struct bench *bench = *state;
-    const struct postgres_step steps[] = { step("actor", "me", NULL), step("insert", "1", "a"), step("actor_read", NULL, NULL) };
+    const struct postgres_step steps[] = { step("actor", "me", NULL), step("insert", "1", "a"),
+                                           step("actor_read", NULL, NULL) };
 
     transact(bench, steps, 3);
     run(bench);
@@ -498,7 +502,8 @@ static void a_script_that_fails_tells_the_servers_words(void **state)
     struct secret nowhere = { .size = 1 };
 
     (void)state;
-    assert_int_equal(postgres_run_script(&server.secret, "SELECT 1; SELECT nonsense", why, sizeof why), ERR_UNAVAILABLE);
+    assert_int_equal(postgres_run_script(&server.secret, "SELECT 1; SELECT nonsense", why, sizeof why),
+                     ERR_UNAVAILABLE);
     assert_non_null(strstr(why, "nonsense"));
     snprintf((char *)nowhere.bytes, sizeof nowhere.bytes, "postgresql:///postgres?host=/nonexistent");
     assert_int_equal(postgres_run_script(&nowhere, "SELECT 1", why, sizeof why), ERR_UNAVAILABLE);

@@ -1,4 +1,4 @@
-/* test_redis.c - the asynchronous connection against a real redis-server on a Unix socket, and one on a loopback port. */
+/* test_redis.c - the asynchronous connection against a real redis-server on a Unix socket. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -103,7 +103,8 @@ static void call(struct bench *bench, int argc, const char *const *argv)
 static enum err open_url(struct bench *bench, const char *url)
 {
     struct secret secret = { .size = strlen(url) };
-    const struct redis_options options = { .url = &secret, .timeout_ms = TIMEOUT_MS, .on_state = on_state, .owner = bench };
+    const struct redis_options options = { .url = &secret, .timeout_ms = TIMEOUT_MS, .on_state = on_state,
+                                           .owner = bench };
 
     snprintf((char *)secret.bytes, sizeof secret.bytes, "%s", url);
     return redis_new(bench->loop, &options, &bench->redis);
@@ -141,8 +142,9 @@ static int free_bench(void **state)
 static void a_url_of_another_shape_is_malformed(void **state)
 {
     static const char *const bad[] = {
-        "", "redis", "rediss://host", "http://host", "redis://", "redis://:6379", "redis://host:0", "redis://host:65536",
-        "redis://host:6379x", "redis://host:", "redis://host/x", "redis://host/123456", "redis://[::1", "redis://u:%zz@host",
+        "", "redis", "rediss://host", "http://host", "redis://", "redis://:6379", "redis://host:0",
+        "redis://host:65536", "redis://host:6379x", "redis://host:", "redis://host/x", "redis://host/123456",
+        "redis://[::1", "redis://u:%zz@host",
         "redis://u:%4@host", "redis://u:%00@host", "unix://", "unix://relative", "unix:///s?db=x", "unix:///s?name=x",
         "unix:///s?db=", "redis://host?db=1&what=2",
     };

@@ -86,8 +86,9 @@ static int tell_hardening(const void *config)
 
     (void)config;
     getrlimit(RLIMIT_CORE, &core);
-    printf("core=%lu privs=%d mask=%o pipe=%d dumpable=%d\n", (unsigned long)core.rlim_cur, prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0),
-           (unsigned)mask, signal(SIGPIPE, SIG_IGN) == SIG_IGN, prctl(PR_GET_DUMPABLE, 0, 0, 0, 0));
+    printf("core=%lu privs=%d mask=%o pipe=%d dumpable=%d\n", (unsigned long)core.rlim_cur,
+           prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), (unsigned)mask, signal(SIGPIPE, SIG_IGN) == SIG_IGN,
+           prctl(PR_GET_DUMPABLE, 0, 0, 0, 0));
     return 0;
 }
 
@@ -244,7 +245,8 @@ static void misuse_ends_with_2_and_says_why(void **state)
 
 static void what_is_missing_at_start_ends_with_3(void **state)
 {
-    const char *const missing[] = { "MCPGW_MODE=missing", NULL }, *const no_directory[] = { "MCPGW_RUN_DIR=/nonexistent", NULL };
+    const char *const missing[] = { "MCPGW_MODE=missing", NULL };
+    const char *const no_directory[] = { "MCPGW_RUN_DIR=/nonexistent", NULL };
     struct bench *bench = *state;
 
     begin(bench, missing, NULL, NULL);
