@@ -153,7 +153,7 @@ static enum err add_event(struct dispatch *d, uint64_t unix_us, struct audit_eve
 static void settle(struct dispatch *d, struct call *first, const struct call *end, enum err err)
 {
     for (struct call *call = first; err != ERR_OK && call != end; call = call->own.next) {
-        if ((call->steps & CALL_RECORD) == 0)
+        if ((call->steps & CALL_RECORD) == 0 || call->err == ERR_AUDIT_UNAVAILABLE)
             continue;
         if (call->steps != CALL_RECORD)
             d->refused_by_spool++;
@@ -172,7 +172,6 @@ static void record_answers(struct dispatch *d)
             continue;
         if (call->err == ERR_AUDIT_UNAVAILABLE) {
             d->refused_by_spool++;    /* refused at once: it has no event of its own */
-            call->steps &= ~CALL_RECORD;
             continue;
         }
         if (add_event(d, unix_us, &call->event) == ERR_TOO_LARGE) {

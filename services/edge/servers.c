@@ -53,7 +53,7 @@ void servers_replace(struct servers *servers, struct server_entry *entries, size
     servers->entries = entries;
     servers->count = count;
     servers->sequence = sequence;
-    servers->is_loaded = true;
+    __atomic_store_n(&servers->is_loaded, true, __ATOMIC_RELEASE);
     pthread_rwlock_unlock(&servers->lock);
     free(old);
 }

@@ -401,10 +401,13 @@ static enum err call_now(struct edge *edge, uint32_t steps, const char *request_
 static unsigned scan_file(const char *path, const char *request_id, const char *reason, struct audit_event *ret_event)
 {
     const int fd = open(path, O_RDONLY);
-    const off_t size = lseek(fd, 0, SEEK_END);
-    uint8_t *bytes = malloc((size_t)size + 1);
     struct trail_header header;
     unsigned found = 0;
+
+    if (fd < 0)
+        return 0;    /* acknowledged and unlinked meanwhile */
+    const off_t size = lseek(fd, 0, SEEK_END);
+    uint8_t *bytes = malloc((size_t)size + 1);
 
     assert_true(pread(fd, bytes, (size_t)size, 0) == size);
     close(fd);
