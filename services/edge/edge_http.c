@@ -571,6 +571,7 @@ static int on_unreadable(struct mg_connection *connection, int status, const cha
     mg_disable_connection_keep_alive(connection);
     if (thread == NULL)
         return 0;
+    metric_add(METRIC_refused_malformed, 1);
     uuid7_make(uuid);
     uuid_format(uuid, request_id);
     dispatch_count_refusal(thread->http->edge->dispatch, mg_get_request_info(connection)->remote_addr, "malformed",

@@ -63,17 +63,31 @@ static bool take_input(struct exchange *exchange, const struct route_match *matc
     return true;
 }
 
+/* The keys service knows no HTTP: a problem document gets its requestId here. */
+static size_t add_request_id(const struct exchange *exchange, uint8_t *body, size_t size, size_t capacity)
+{
+    struct writer end = writer_on((char *)body + size - 1, capacity - size + 1);
+
+    writer_literal(&end, ",\"requestId\":");
+    writer_json(&end, exchange->request_id);
+    writer_literal(&end, "}");
+    return end.is_full ? size : size - 1 + end.size;
+}
+
 static void send_reply(struct exchange *exchange, const struct call *call)
 {
     const struct manage_reply *reply = &call->reply;
     int status = reply->status >= 200 && reply->status <= 599 ? (int)reply->status : 500;
     struct answer answer = answer_begin(exchange, status);
+    size_t size = reply->body.size;
 
+    if (status >= 400 && size > 2 && reply->body.bytes == call->reply_buffer && call->reply_buffer[size - 1] == '}')
+        size = add_request_id(exchange, call->reply_buffer, size, sizeof exchange->space->large->reply);
     answer_rate(&answer, &call->charge);
     if (status == 429 || status == 503)
         answer_field(&answer, "Retry-After", "1");
-    answer_send(&answer, reply->body.size == 0 ? NULL : status >= 400 ? "application/problem+json" : "application/json",
-                reply->body.bytes, reply->body.size);
+    answer_send(&answer, size == 0 ? NULL : status >= 400 ? "application/problem+json" : "application/json",
+                reply->body.bytes, size);
 }
 
 void manage_answer(struct exchange *exchange, const struct route_match *match)
