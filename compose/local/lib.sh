@@ -10,6 +10,9 @@ say() { [ -n "${QUIET:-}" ] || echo "$*"; }
 
 : "${MCPGW_HOME:=$root/var}"
 : "${MCPGW_LISTEN:=127.0.0.1:8080}"
+# They are for these scripts: the programs refuse variables they do not know.
+# shellcheck disable=SC2163
+for name in "${!MCPGW_@}"; do export -n "$name"; done
 case $MCPGW_HOME in /*) ;; *) MCPGW_HOME=$PWD/$MCPGW_HOME ;; esac
 
 # Everything runs as an unprivileged user, also when root types the command.
@@ -44,7 +47,7 @@ sv_pid() { cat "$1/supervise/pid" 2>/dev/null || true; }
 # Starts the supervisor of one directory, detached from this terminal.
 sv_start() {
     if supervised "$1"; then sv up "$1" >/dev/null; return; fi
-    setsid runsv "$1" </dev/null >>"$home/log/supervisor.log" 2>&1 &
+    setsid runsv "$1" </dev/null 9>&- >>"$home/log/supervisor.log" 2>&1 &
     local i
     for i in $(seq 100); do supervised "$1" && return; sleep 0.05; done
     fail "the supervisor of $1 did not start; see $home/log/supervisor.log"

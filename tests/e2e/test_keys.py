@@ -97,6 +97,9 @@ def test_lists_are_paged(gateway):
 
 
 def test_a_user_without_admin_sees_only_ones_own(gateway):
+    with gateway.database() as connection:
+        connection.execute("""insert into "user" (id, name, email, "emailVerified", "createdAt", "updatedAt")
+                              values ('someone', 'Someone', 'someone@example.com', true, now(), now())""")
     writer = gateway.make_key(scopes=["write"], userId="someone")
     foreign = gateway.make_key(scopes=["read"])
     own = gateway.make_key(key=writer["key"], scopes=["read"])
