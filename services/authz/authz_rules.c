@@ -138,7 +138,7 @@ void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now
     if (facts->is_organization)
         snprintf(v->user_id, sizeof v->user_id, "org:%.60s", facts->reference_id);
     else
-        snprintf(v->user_id, sizeof v->user_id, "%s", facts->reference_id);
+        memcpy(v->user_id, facts->reference_id, sizeof v->user_id);
     v->scopes = facts->scopes;
     v->tier = (facts->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY;
     v->rate_requests = facts->rate_requests;
