@@ -542,7 +542,6 @@ static bool deliver(struct edge *edge, const struct frame_header *header, const 
     }
     if (item->request_id != 0)
         take_slot(bus, &token);
-    metric_add(METRIC_bus_received, 1);
     handler->fn(bus->options.owner, &token, bus->message);
     return true;
 }
@@ -587,6 +586,7 @@ static void take_frame(struct edge *edge, struct frame_reader *reader, bool is_t
             metric_add(METRIC_bus_malformed, 1);
             continue;
         }
+        metric_add(METRIC_bus_received, 1);
         if (!is_trail && handle_control(edge, item.type->code, bus->message, now_us))
             continue;
         if (!is_trail && (!edge->known || epoch != edge->epoch)) {
