@@ -95,7 +95,8 @@ enum err ratelimit_new(const struct service_context *context, struct ratelimit *
     ops_set_fact(ratelimit->ops, "redis", false);
     err = open_store(ratelimit);
     if (err != ERR_OK) {
-        snprintf(reterr, reterr_size, "redis_url cannot be used: it must be redis://user:password@host:port/db or unix:///path");
+        snprintf(reterr, reterr_size,
+                 "redis_url cannot be used: it must be redis://user:password@host:port/db or unix:///path");
         return err;
     }
     err = open_bus(ratelimit);

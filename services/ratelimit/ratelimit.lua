@@ -7,10 +7,10 @@
 -- Answer     { 1 when the batch had been charged before, per bucket: admitted u32, left u48, wait u56 }
 --            wait: microseconds until the next request fits; 0 when all that was wanted was admitted
 --
--- A bucket is one string: a head, then a ring of moments.  Admissions are numbered from 1 and counted in groups; a moment
--- is the time of a group's last admission, so a whole group is free again one window after it, and what is not known to be
--- free counts as spent: never over.  A group is 1 up to a limit of 511 (exact), beyond that at most limit/256 (what is
--- held back too long is below 0.4 %).  Cost does not grow with the limit.
+-- A bucket is one string: a head, then a ring of moments.  Admissions are numbered from 1 and counted in groups; a
+-- moment is the time of a group's last admission, so a whole group is free again one window after it, and what is not
+-- known to be free counts as spent: never over.  A group is 1 up to a limit of 511 (exact), beyond that at most
+-- limit/256 (what is held back too long is below 0.4 %).  Cost does not grow with the limit.
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local floor, min, max, rep = math.floor, math.min, math.max, string.rep
 

@@ -42,7 +42,8 @@ static void answer_spending(struct ratelimit *ratelimit, const struct charge_ite
 }
 
 /* Each worker enforces its share of the limit; a share of nothing, or no room for the bucket, decides nothing. */
-static void answer_locally(struct ratelimit *ratelimit, const struct charge_item *item, const struct bucket_charge *bucket)
+static void answer_locally(struct ratelimit *ratelimit, const struct charge_item *item,
+                           const struct bucket_charge *bucket)
 {
     uint64_t share = bucket->plan.limit / ratelimit->config->replicas_assumed;
     uint64_t now_us = clock_monotonic_us();
@@ -107,7 +108,7 @@ static bool is_same_bucket(const struct bucket_charge *a, const struct bucket_ch
         && a->plan.limit == b->plan.limit && a->plan.window_s == b->plan.window_s;
 }
 
-/* The batch's bucket of this name and plan; `fresh` has been written behind the last one and becomes it if it is new. */
+/* The batch's bucket of this name and plan; `fresh` stands behind the last one and becomes the next if it is new. */
 static size_t group_bucket(struct ratelimit *ratelimit, struct charge_batch *batch, const struct bucket_charge *fresh)
 {
     size_t slot = bucket_name_hash(fresh->name, fresh->name_length) % GROUPING_SLOTS;

@@ -1,6 +1,6 @@
 /*
- * ratelimit_rules.h - which budget a request is charged to, what one request of a group is told, and the budgets kept in
- * memory while Redis is away.  Pure: no clock, socket, allocation or log.
+ * ratelimit_rules.h - which budget a request is charged to, what one request of a group is told, and the budgets kept
+ * in memory while Redis is away.  Pure: no clock, socket, allocation or log.
  */
 #ifndef RATELIMIT_RULES_H
 #define RATELIMIT_RULES_H
@@ -57,7 +57,7 @@ struct spending_share spending_share_of(const struct spending *spending, uint64_
 #define LOCAL_GROUPS 18
 
 struct local_budget {
-    uint64_t owner;                    /* hash of the bucket's name; two of one hash share a budget, which is never over */
+    uint64_t owner;                    /* hash of the bucket's name; two of one hash share a budget: never over */
     uint64_t limit, window_us;         /* limit 0: unused */
     uint64_t spent, freed, last_us;
     uint64_t ended_us[LOCAL_GROUPS];   /* ring: when each group's last request was admitted */

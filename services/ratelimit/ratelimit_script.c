@@ -3,9 +3,11 @@
 
 __asm__(".section .rodata\n"
         ".global ratelimit_script\n"
-        ".global ratelimit_script_end\n"
+        ".global ratelimit_script_size\n"
         "ratelimit_script:\n"
         ".incbin \"services/ratelimit/ratelimit.lua\"\n"
-        "ratelimit_script_end:\n"
-        ".byte 0\n"
+        "1:\n"
+        ".balign 8\n"
+        "ratelimit_script_size:\n"
+        ".quad 1b - ratelimit_script\n"
         ".text\n");

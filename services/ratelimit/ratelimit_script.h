@@ -2,14 +2,9 @@
 #ifndef RATELIMIT_SCRIPT_H
 #define RATELIMIT_SCRIPT_H
 
-#include <stddef.h>
+#include <stdint.h>
 
-extern const char ratelimit_script[];        /* no NUL follows */
-extern const char ratelimit_script_end[];
-
-static inline size_t ratelimit_script_size(void)
-{
-    return (size_t)(ratelimit_script_end - ratelimit_script);
-}
+extern const char ratelimit_script[];          /* no NUL follows */
+extern const uint64_t ratelimit_script_size;   /* bytes */
 
 #endif

@@ -98,7 +98,7 @@ enum err ratelimit_store_charge(struct ratelimit_store *store, struct store_call
     store->arguments[at] = call->is_full_text ? "EVAL" : "EVALSHA";
     store->lengths[at++] = call->is_full_text ? 4 : 7;
     store->arguments[at] = call->is_full_text ? ratelimit_script : store->sha;
-    store->lengths[at++] = call->is_full_text ? ratelimit_script_size() : 2 * SHA1_SIZE;
+    store->lengths[at++] = call->is_full_text ? ratelimit_script_size : 2 * SHA1_SIZE;
     store->arguments[at] = keys;
     store->lengths[at++] = (size_t)snprintf(keys, sizeof keys, "%zu", call->count + 1);
     store->arguments[at] = batch;
@@ -161,7 +161,8 @@ static enum err name_script(struct ratelimit_store *store)
     uint8_t digest[EVP_MAX_MD_SIZE];
     unsigned size = 0;
 
-    if (EVP_Digest(ratelimit_script, ratelimit_script_size(), digest, &size, EVP_sha1(), NULL) != 1 || size != SHA1_SIZE)
+    if (EVP_Digest(ratelimit_script, ratelimit_script_size, digest, &size, EVP_sha1(), NULL) != 1
+        || size != SHA1_SIZE)
         return ERR_BUG;
     hex_encode(digest, SHA1_SIZE, store->sha);
     return ERR_OK;

@@ -31,7 +31,8 @@ static void a_window_beyond_a_year_has_no_plan(void **state)
     struct rate_plan plan;
     (void)state;
 
-    assert_int_equal(rate_plan_find(&tiers, TIER_API_KEY, 10, RATE_WINDOW_MAX_S + UINT64_C(1), &plan), ERR_UNPROCESSABLE);
+    assert_int_equal(rate_plan_find(&tiers, TIER_API_KEY, 10, RATE_WINDOW_MAX_S + UINT64_C(1), &plan),
+                     ERR_UNPROCESSABLE);
     assert_int_equal(rate_plan_find(&tiers, TIER_API_KEY, 10, UINT64_MAX, &plan), ERR_UNPROCESSABLE);
     assert_int_equal(rate_plan_find(&tiers, TIER_API_KEY, 10, RATE_WINDOW_MAX_S, &plan), ERR_OK);
 }
@@ -303,7 +304,7 @@ static void the_program_holds_the_script_as_it_is_now(void **state)
         skip();    /* not run from the top of the tree */
     size = fread(text, 1, sizeof text, file);
     fclose(file);
-    assert_int_equal(size, ratelimit_script_size());
+    assert_int_equal(size, ratelimit_script_size);
     assert_memory_equal(text, ratelimit_script, size);
 }
 
