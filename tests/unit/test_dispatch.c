@@ -18,11 +18,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include "common/change.h"
 #include "common/clock.h"
+#include "common/curve.h"
 #include "common/frame.h"
 #include "common/log.h"
 #include "common/metrics.h"
@@ -44,6 +46,8 @@ struct edge {
     struct dispatch_options options;
     struct dispatch *dispatch;
     void *context;
+    unsigned port;                             /* tcp instead of ipc when it is not 0 */
+    struct curve *curves[SERVICE_COUNT];       /* the workers' keys */
 };
 
 static void pause_briefly(void)
@@ -102,6 +106,8 @@ static void close_edge(struct edge *edge)
     streams_destroy(&edge->streams);
     servers_destroy(&edge->servers);
     zmq_ctx_term(edge->context);
+    for (enum service role = 0; role < SERVICE_COUNT; role++)
+        curve_destroy(&edge->curves[role]);
     nftw(edge->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -296,7 +302,12 @@ static void *connect_dealer(struct edge *edge, enum service role)
     char endpoint[128];
 
     zmq_setsockopt(socket, ZMQ_LINGER, &zero, sizeof zero);
-    snprintf(endpoint, sizeof endpoint, "%s.%s", edge->bus, suffix_of(role));
+    if (edge->port == 0) {
+        snprintf(endpoint, sizeof endpoint, "%s.%s", edge->bus, suffix_of(role));
+    } else {
+        snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%u", edge->port + (unsigned)(role - SERVICE_AUTHZ));
+        assert_int_equal(curve_join(edge->curves[role], socket), ERR_OK);
+    }
     assert_int_equal(zmq_connect(socket, endpoint), 0);
     return socket;
 }
@@ -790,6 +801,54 @@ static void many_threads_are_answered_each_with_its_own(void **state)
     close_edge(&edge);
 }
 
+/* Takes five free ports in a row; another process may be quicker, so several are tried. */
+static void start_on_tcp(struct edge *edge)
+{
+    char reason[256] = "";
+    enum err err = ERR_CONFLICT;
+
+    edge->options.bus = edge->bus;
+    for (unsigned attempt = 0; attempt < 50 && err == ERR_CONFLICT; attempt++) {
+        edge->port = 20000 + (unsigned)(random_u64() % 8000) * 5;
+        snprintf(edge->bus, sizeof edge->bus, "tcp://127.0.0.1:%u", edge->port);
+        err = dispatch_new(&edge->options, &edge->dispatch, reason, sizeof reason);
+    }
+    if (err != ERR_OK)
+        print_message("%s\n", reason);
+    assert_int_equal(err, ERR_OK);
+}
+
+static void over_tcp_only_a_worker_with_the_key_of_its_role_is_heard(void **state)
+{
+    struct edge edge;
+    struct player authz, impostor;
+    char reason[256] = "";
+    (void)state;
+
+    prepare_edge(&edge);
+    edge.options.bus = "tcp://127.0.0.1:21000";
+    assert_int_equal(dispatch_new(&edge.options, &edge.dispatch, reason, sizeof reason), ERR_DENIED);    /* no keys */
+    snprintf(edge.config.bus_keys, sizeof edge.config.bus_keys, "%s/keys", edge.dir);
+    assert_int_equal(mkdir(edge.config.bus_keys, 0700), 0);
+    assert_int_equal(curve_make_keys(edge.config.bus_keys, false, reason, sizeof reason), ERR_OK);
+    for (enum service role = SERVICE_AUTHZ; role < SERVICE_COUNT; role++)
+        assert_int_equal(curve_new(role, &edge.config, &edge.curves[role], reason, sizeof reason), ERR_OK);
+    start_on_tcp(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+    assert_int_equal(call_now(&edge, CALL_VERDICT | CALL_RECORD, "r-tcp"), ERR_OK);
+
+    struct curve *own = edge.curves[SERVICE_AUTHZ];
+    edge.curves[SERVICE_AUTHZ] = edge.curves[SERVICE_RATELIMIT];    /* ratelimit's key on the address of authz */
+    begin_player(&impostor, &edge, SERVICE_AUTHZ, ANSWER);
+    edge.curves[SERVICE_AUTHZ] = own;
+    run_player(&impostor);
+    AWAIT(atomic_load(&impostor.is_rejected) != 0);
+    assert_int_equal(atomic_load(&impostor.is_welcome), 0);
+    kill_player(&impostor);
+    kill_player(&authz);
+    close_edge(&edge);
+}
+
 /* ---- death ----------------------------------------------------------------------------------------------------- */
 
 static void what_a_killed_worker_had_is_answered_by_another(void **state)
@@ -1106,6 +1165,7 @@ int main(void)
         cmocka_unit_test(a_strict_call_waits_for_the_disk),
         cmocka_unit_test(a_management_call_carries_its_principal_and_its_reply),
         cmocka_unit_test(many_threads_are_answered_each_with_its_own),
+        cmocka_unit_test(over_tcp_only_a_worker_with_the_key_of_its_role_is_heard),
         cmocka_unit_test(what_a_killed_worker_had_is_answered_by_another),
         cmocka_unit_test(a_repeated_charge_is_the_same_bytes_with_the_same_batch),
         cmocka_unit_test(a_hung_worker_fails_no_call),
