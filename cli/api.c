@@ -75,7 +75,8 @@ static enum exit_code tell_refusal(long status, const char *bytes)
     else if (*field != '\0' && strstr(detail, field) == NULL)
         complain("%s: %s (%s)%s", field, detail, text_of(problem, "code"), remedy_of(status));
     else
-        complain("%s (%s)%s", *detail != '\0' ? detail : text_of(problem, "title"), text_of(problem, "code"), remedy_of(status));
+        complain("%s (%s)%s", *detail != '\0' ? detail : text_of(problem, "title"), text_of(problem, "code"),
+                 remedy_of(status));
     return EXIT_REFUSED;
 }
 
@@ -168,7 +169,8 @@ static bool append_encoded(char *path, size_t size, const char *text)
 
     for (; *text != '\0'; text++) {
         unsigned char letter = (unsigned char)*text;
-        bool is_plain = (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z')
+        bool is_plain = (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z')
+            || (letter >= 'A' && letter <= 'Z')
             || strchr("-._~:", letter) != NULL;
 
         if (at + 4 > size)
@@ -208,7 +210,8 @@ bool api_path(char *path, size_t size, const char *collection, const char *id, c
     return written >= 0 && (size_t)written < size - at;
 }
 
-enum exit_code api_each(struct cli *cli, const char *path, uint64_t limit, bool (*each)(void *owner, json_t *item), void *owner)
+enum exit_code api_each(struct cli *cli, const char *path, uint64_t limit, bool (*each)(void *owner, json_t *item),
+                        void *owner)
 {
     char cursor[256] = "", page[PATH_MAX_SIZE], number[24];
     uint64_t shown = 0;
@@ -221,7 +224,8 @@ enum exit_code api_each(struct cli *cli, const char *path, uint64_t limit, bool 
 
         snprintf(number, sizeof number, "%" PRIu64, limit - shown < PAGE_MAX ? limit - shown : PAGE_MAX);
         snprintf(page, sizeof page, "%s", path);
-        if (!api_query(page, sizeof page, "limit", number) || !api_query(page, sizeof page, "cursor", *cursor != '\0' ? cursor : NULL)) {
+        if (!api_query(page, sizeof page, "limit", number)
+            || !api_query(page, sizeof page, "cursor", *cursor != '\0' ? cursor : NULL)) {
             complain("the arguments are too long");
             return EXIT_MISUSE;
         }

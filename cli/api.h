@@ -15,6 +15,7 @@ bool api_query(char *path, size_t size, const char *name, const char *value);
 /* "/api/v1/keys/" and the id, percent-encoded, and what follows. */
 bool api_path(char *path, size_t size, const char *collection, const char *id, const char *more);
 /* Calls `each` with the items of all pages until it returns false or `limit` items were shown. */
-enum exit_code api_each(struct cli *cli, const char *path, uint64_t limit, bool (*each)(void *owner, json_t *item), void *owner);
+enum exit_code api_each(struct cli *cli, const char *path, uint64_t limit, bool (*each)(void *owner, json_t *item),
+                        void *owner);
 
 #endif

@@ -17,9 +17,10 @@ static const struct option_row *row_of(const struct option_row *rows, const char
 }
 
 static enum err parse_option(int argc, const char *const *argv, int *at, const struct option_row *rows,
-                             const struct option_row *common, struct arguments *arguments, char *reterr, size_t reterr_size)
+                             const struct option_row *common, struct arguments *arguments,
+                             char *reterr, size_t reterr_size)
 {
-    const char *name = argv[*at] + 2, *equals = strchr(name, '=');
+    const char *name = argv[*at] + 2, *equals = strchr(name, '='), *value = "";
     size_t length = equals != NULL ? (size_t)(equals - name) : strlen(name);
     const struct option_row *row = row_of(rows, name, length);
 
@@ -42,12 +43,15 @@ static enum err parse_option(int argc, const char *const *argv, int *at, const s
         return ERR_MALFORMED;
     }
     arguments->options[arguments->option_count].name = row->name;
-    arguments->options[arguments->option_count++].value = row->value == NULL ? "" : equals != NULL ? equals + 1 : argv[++*at];
+    if (row->value != NULL)
+        value = equals != NULL ? equals + 1 : argv[++*at];
+    arguments->options[arguments->option_count++].value = value;
     return ERR_OK;
 }
 
-enum err arguments_parse(int argc, const char *const *argv, const struct option_row *rows, const struct option_row *common,
-                         struct arguments *ret_arguments, char *reterr, size_t reterr_size)
+enum err arguments_parse(int argc, const char *const *argv, const struct option_row *rows,
+                         const struct option_row *common, struct arguments *ret_arguments,
+                         char *reterr, size_t reterr_size)
 {
     struct arguments arguments = { 0 };
     bool is_over = false;

@@ -24,8 +24,9 @@ struct arguments {
 };
 
 /* --name VALUE, --name=VALUE, --flag, --; `common` may be NULL.  ERR_MALFORMED with a sentence in reterr. */
-enum err arguments_parse(int argc, const char *const *argv, const struct option_row *rows, const struct option_row *common,
-                         struct arguments *ret_arguments, char *reterr, size_t reterr_size) MUST_CHECK;
+enum err arguments_parse(int argc, const char *const *argv, const struct option_row *rows,
+                         const struct option_row *common, struct arguments *ret_arguments,
+                         char *reterr, size_t reterr_size) MUST_CHECK;
 /* Last value given, or NULL. */
 const char *arguments_value(const struct arguments *arguments, const char *name);
 /* A number; ERR_MALFORMED: it is none or outside [least, most].  Not given: ERR_OK and the fallback. */

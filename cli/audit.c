@@ -40,11 +40,13 @@ static bool make_path(const struct arguments *arguments, char path[PATH_SIZE])
     char from[64] = "", to[64] = "";
 
     snprintf(path, PATH_SIZE, "/api/v1/audit");
-    if ((since != NULL && !moment_of(since, from, sizeof from)) || (until != NULL && !moment_of(until, to, sizeof to))) {
+    if ((since != NULL && !moment_of(since, from, sizeof from))
+        || (until != NULL && !moment_of(until, to, sizeof to))) {
         complain("--since and --until: a time span such as 15m, or a moment such as 2026-01-31T12:00:00Z");
         return false;
     }
-    if (api_query(path, PATH_SIZE, "from", since != NULL ? from : NULL) && api_query(path, PATH_SIZE, "to", until != NULL ? to : NULL)
+    if (api_query(path, PATH_SIZE, "from", since != NULL ? from : NULL)
+        && api_query(path, PATH_SIZE, "to", until != NULL ? to : NULL)
         && api_query(path, PATH_SIZE, "key", arguments_value(arguments, "key"))
         && api_query(path, PATH_SIZE, "user", arguments_value(arguments, "user"))
         && api_query(path, PATH_SIZE, "outcome", arguments_value(arguments, "outcome")))
@@ -155,7 +157,8 @@ static const struct option_row export_options[] = {
 };
 
 const struct command audit_commands[] = {
-    { "audit", "tail", "", "the newest events", "  mcpgw audit tail --limit 5\n  mcpgw audit tail --follow --outcome refused\n",
+    { "audit", "tail", "", "the newest events",
+      "  mcpgw audit tail --limit 5\n  mcpgw audit tail --follow --outcome refused\n",
       tail_options, 0, 0, true, audit_tail },
     { "audit", "export", "", "all events, newest first",
       "  mcpgw audit export --json --since 24h > day.jsonl\n  mcpgw audit export --json --key KEY_ID\n",

@@ -86,7 +86,8 @@ static enum exit_code bus_record(struct cli *cli, const struct arguments *argume
     }
     printf("The edge records the first 20 messages of each type, secrets blanked, when it is started with\n\n"
            "    MCPGW_BUS_RECORD=%s\n\n"
-           "(under make up:  MCPGW_SETTINGS_edge=\"MCPGW_BUS_RECORD=%s\" make up). Its user must be able to write there.\n"
+           "(under make up:  MCPGW_SETTINGS_edge=\"MCPGW_BUS_RECORD=%s\" make up).\n"
+           "Its user must be able to write there.\n"
            "Read them with:  mcpgw bus print %s/*.hex\n", full, full, full);
     free(full);
     return EXIT_DONE;
@@ -118,7 +119,8 @@ static const struct option_row replay_options[] = {
 const struct command bus_commands[] = {
     { "bus", "print", "FILE...", "recorded messages and frames as readable lines",
       "  mcpgw bus print tests/wire/verdict_request.*.hex\n", NULL, 1, ARGUMENTS_MAX, false, bus_print },
-    { "bus", "record", "DIR", "how to have the edge record its messages there", "  mcpgw bus record /tmp/wire\n", NULL, 1, 1, false, bus_record },
+    { "bus", "record", "DIR", "how to have the edge record its messages there", "  mcpgw bus record /tmp/wire\n",
+      NULL, 1, 1, false, bus_record },
     { "bus", "replay", "DIR", "play recorded requests at one worker, as an edge, and print its replies",
       "  mcpgw bus replay tests/wire --role authz --socket /tmp/b/edge-1 &\n"
       "  MCPGW_EDGES=ipc:///tmp/b/edge-1 mcpgw-authz\n", replay_options, 1, 1, false, bus_replay },

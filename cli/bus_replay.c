@@ -26,7 +26,8 @@ struct player {
     unsigned replies;
 };
 
-static bool send_one(struct player *player, uint16_t code, uint64_t request_id, uint64_t deadline_us, const void *message)
+static bool send_one(struct player *player, uint16_t code, uint64_t request_id, uint64_t deadline_us,
+                     const void *message)
 {
     uint8_t buffer[FRAME_SIZE_MAX + FRAME_TRAIL_MAX];
     struct frame_writer writer;
@@ -117,7 +118,8 @@ static bool await(struct player *player, uint64_t wait_s)
             continue;
         zmq_msg_init(&identity);
         zmq_msg_init(&frame);
-        if (zmq_msg_recv(&identity, player->socket, ZMQ_DONTWAIT) >= 0 && zmq_msg_recv(&frame, player->socket, ZMQ_DONTWAIT) >= 0)
+        if (zmq_msg_recv(&identity, player->socket, ZMQ_DONTWAIT) >= 0
+            && zmq_msg_recv(&frame, player->socket, ZMQ_DONTWAIT) >= 0)
             take_frame(player, &identity, &frame);
         zmq_msg_close(&identity);
         zmq_msg_close(&frame);
@@ -134,13 +136,15 @@ static bool play_file(struct player *player, const char *path, uint64_t wait_s)
 
     if (fixture_load(path, &fixture) != ERR_OK)
         return true;
-    if (fixture.type != NULL && fixture.type->sender == SERVICE_EDGE && strcmp(service_text(fixture.type->receiver), player->role) == 0
+    if (fixture.type != NULL && fixture.type->sender == SERVICE_EDGE
+        && strcmp(service_text(fixture.type->receiver), player->role) == 0
         && fixture_decode(&fixture, path, &message) == ERR_OK) {
         player->waited_id++;
         player->replies = 0;
         printf("> ");
         message_print(fixture.type, message, stdout);
-        is_answered = send_one(player, fixture.type->code, player->waited_id, clock_monotonic_us() + wait_s * 1000000u, message)
+        is_answered = send_one(player, fixture.type->code, player->waited_id,
+                               clock_monotonic_us() + wait_s * 1000000u, message)
             && await(player, wait_s);
         if (!is_answered)
             complain("%s: no reply", path);

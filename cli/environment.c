@@ -72,7 +72,8 @@ enum err environment_load(struct cli *cli, const char *url)
 
     snprintf(path, sizeof path, "%s/env", home != NULL && *home != '\0' ? home : "var");
     err = file_read(path, text, sizeof text, &size);
-    if (err != ERR_OK && err != ERR_NOT_FOUND && getenv("MCPGW_API_KEY") == NULL && getenv("MCPGW_API_KEY_FILE") == NULL) {
+    if (err != ERR_OK && err != ERR_NOT_FOUND && getenv("MCPGW_API_KEY") == NULL
+        && getenv("MCPGW_API_KEY_FILE") == NULL) {
         complain("%s cannot be read: %s", path, strerror(errno));
         return ERR_MALFORMED;
     }

@@ -71,7 +71,8 @@ enum err fixture_load(const char *path, struct fixture *ret_fixture)
         err = fixture.type == NULL ? ERR_NOT_FOUND : ERR_OK;
     }
     if (err != ERR_OK) {
-        complain("%s: %s", path, err == ERR_NOT_FOUND ? "its name is that of no message (common/messages.def)" : "this is no hex");
+        complain("%s: %s", path,
+                 err == ERR_NOT_FOUND ? "its name is that of no message (common/messages.def)" : "this is no hex");
         fixture_wipe(&fixture);
         return err;
     }

@@ -1,6 +1,6 @@
 /*
- * fixture.h - recorded messages: `<message>.<case>.hex` holds a line for people and the body in hex at the oldest version
- * (the edge's bus_record writes them); a whole frame, in hex or as bytes, is read as well.
+ * fixture.h - recorded messages.  `<message>.<case>.hex` holds a line for people and the body in hex, at the oldest
+ * version (the edge's bus_record writes them); a whole frame, in hex or as bytes, is read as well.
  */
 #ifndef CLI_FIXTURE_H
 #define CLI_FIXTURE_H

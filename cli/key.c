@@ -66,7 +66,8 @@ static bool add_rate(json_t *body, const char *text)
         complain("--rate: %s is no limit; say REQUESTS/WINDOW, such as 1000/1h", text);
         return false;
     }
-    json_object_set_new(body, "rateLimit", json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window));
+    json_object_set_new(body, "rateLimit",
+                        json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window));
     return true;
 }
 
@@ -102,7 +103,8 @@ static enum exit_code key_create(struct cli *cli, const struct arguments *argume
     add_text(body, "tenantId", arguments_value(arguments, "tenant"));
     add_scopes(body, arguments);
     if (add_expiry(body, arguments_value(arguments, "expires-in"))
-        && add_rate(body, arguments_value(arguments, "rate")) && add_metadata(body, arguments_value(arguments, "metadata")))
+        && add_rate(body, arguments_value(arguments, "rate"))
+        && add_metadata(body, arguments_value(arguments, "metadata")))
         result = api_call(cli, "POST", "/api/v1/keys", body, &answer);
     json_decref(body);
     if (result != EXIT_DONE)
@@ -228,21 +230,29 @@ static const struct option_row revoke_options[] = {
     { "reason", "TEXT", "kept with the key and in the trail" }, { "yes", NULL, "do not ask" }, { 0 }
 };
 static const struct option_row delete_options[] = { { "yes", NULL, "do not ask" }, { 0 } };
-static const struct option_row verify_options[] = { { "key-file", "FILE", "a file that holds the key; else standard input" }, { 0 } };
+static const struct option_row verify_options[] = {
+    { "key-file", "FILE", "a file that holds the key; else standard input" }, { 0 }
+};
 
 const struct command key_commands[] = {
     { "key", "create", "", "make a key; its value is shown once",
       "  mcpgw key create --name ci --scope proxy --expires-in 90d --rate 1000/1h\n"
       "  mcpgw key create --name robot --scope read --scope proxy --json | jq -r .key > robot.key\n",
       create_options, 0, 0, true, key_create },
-    { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n", list_options, 0, 0, true, key_list },
-    { "key", "show", "ID...", "what is known of a key", "  mcpgw key show KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_show },
-    { "key", "enable", "ID...", "let a disabled key be used again", "  mcpgw key enable KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_enable },
-    { "key", "disable", "ID...", "refuse a key until it is enabled", "  mcpgw key disable KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true, key_disable },
+    { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n",
+      list_options, 0, 0, true, key_list },
+    { "key", "show", "ID...", "what is known of a key", "  mcpgw key show KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true,
+      key_show },
+    { "key", "enable", "ID...", "let a disabled key be used again", "  mcpgw key enable KEY_ID\n", NULL, 1,
+      ARGUMENTS_MAX, true, key_enable },
+    { "key", "disable", "ID...", "refuse a key until it is enabled", "  mcpgw key disable KEY_ID\n", NULL, 1,
+      ARGUMENTS_MAX, true, key_disable },
     { "key", "revoke", "ID...", "refuse a key for ever; returns when it is dead everywhere",
       "  mcpgw key revoke KEY_ID --reason leaked --yes\n", revoke_options, 1, ARGUMENTS_MAX, true, key_revoke },
-    { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1, ARGUMENTS_MAX, true, key_delete },
+    { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1,
+      ARGUMENTS_MAX, true, key_delete },
     { "key", "verify", "", "is this key valid, and whose is it; exit code 1 when not",
-      "  mcpgw key verify --key-file robot.key\n  mcpgw key verify < robot.key\n", verify_options, 0, 0, true, key_verify },
+      "  mcpgw key verify --key-file robot.key\n  mcpgw key verify < robot.key\n", verify_options, 0, 0, true,
+      key_verify },
     { 0 }
 };

@@ -6,14 +6,16 @@
 
 static enum exit_code keygen(struct cli *cli, const struct arguments *arguments)
 {
+    const bool is_forced = arguments_value(arguments, "force") != NULL;
     char why[256] = "";
 
     (void)cli;
-    if (curve_make_keys(arguments->positional[0], arguments_value(arguments, "force") != NULL, why, sizeof why) != ERR_OK) {
+    if (curve_make_keys(arguments->positional[0], is_forced, why, sizeof why) != ERR_OK) {
         complain("%s", why);
         return EXIT_REFUSED;
     }
-    printf("Keys are in %s. Give each process its own role's .key and everybody's .pub (MCPGW_BUS_KEYS).\n", arguments->positional[0]);
+    printf("Keys are in %s. Give each process its own role's .key and everybody's .pub (MCPGW_BUS_KEYS).\n",
+           arguments->positional[0]);
     return EXIT_DONE;
 }
 

@@ -56,8 +56,8 @@ bool confirm(const struct cli *cli, const char *what, const char *object, enum e
 static void print_options(const struct option_row *rows, FILE *out)
 {
     for (; rows != NULL && rows->name != NULL; rows++)
-        fprintf(out, "  --%s %-*s %s\n", rows->name, 22 - (int)strlen(rows->name), rows->value != NULL ? rows->value : "",
-                rows->meaning);
+        fprintf(out, "  --%s %-*s %s\n", rows->name, 22 - (int)strlen(rows->name),
+                rows->value != NULL ? rows->value : "", rows->meaning);
 }
 
 static void print_usage(const struct command *command, FILE *out)
@@ -93,8 +93,8 @@ static void print_help(FILE *out)
     fputs("usage: mcpgw COMMAND [arguments] [options]      mcpgw COMMAND --help\n\n", out);
     for (size_t i = 0; i < GROUPS; i++)
         print_group(groups[i], out);
-    fputs("\nThe gateway's address and an API key come from MCPGW_URL and MCPGW_API_KEY (or MCPGW_API_KEY_FILE), else from\n"
-          "$MCPGW_HOME/env, which `make up` writes (MCPGW_HOME defaults to ./var).\n"
+    fputs("\nThe gateway's address and an API key come from MCPGW_URL and MCPGW_API_KEY (or MCPGW_API_KEY_FILE),\n"
+          "else from $MCPGW_HOME/env, which `make up` writes (MCPGW_HOME defaults to ./var).\n"
           "Exit codes: 0 done, 1 refused or failed, 2 misuse, 3 the gateway cannot be reached.\n", out);
 }
 

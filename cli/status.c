@@ -65,7 +65,8 @@ static enum exit_code status(struct cli *cli, const struct arguments *arguments)
 }
 
 const struct command status_commands[] = {
-    { "status", "", "", "is the gateway well; exit code 1 when a part is missing", "  mcpgw status\n  mcpgw status --json | jq .workers\n",
+    { "status", "", "", "is the gateway well; exit code 1 when a part is missing",
+      "  mcpgw status\n  mcpgw status --json | jq .workers\n",
       NULL, 0, 0, true, status },
     { 0 }
 };

@@ -205,7 +205,8 @@ static enum err audit_open(struct audit *audit, struct loop *loop)
 
 static bool audit_arm(struct audit *audit, struct loop *loop)
 {
-    return loop_every(loop, LOCK_EVERY_MS, ask_lock, audit) > 0 && loop_every(loop, OUTBOX_EVERY_MS, move_outbox, audit) > 0
+    return loop_every(loop, LOCK_EVERY_MS, ask_lock, audit) > 0
+        && loop_every(loop, OUTBOX_EVERY_MS, move_outbox, audit) > 0
         && loop_every(loop, TEND_EVERY_MS, tend, audit) > 0 && loop_every(loop, MAINTAIN_EVERY_MS, maintain, audit) > 0;
 }
 

@@ -1,6 +1,7 @@
 /*
  * audit.h - the audit service: brings what edges spooled and the outbox holds into Postgres, each event once.
- * Owns: watermarks and batches (schema audit).  Talks to: edges, Postgres.  Never sees a key, never asks a client to wait.
+ * Owns: watermarks and batches (schema audit).  Talks to: edges, Postgres.  Never sees a key; no client
+ * waits for it.
  */
 #ifndef AUDIT_AUDIT_H
 #define AUDIT_AUDIT_H
@@ -26,7 +27,8 @@ extern const size_t audit_settings_count;
 extern const struct bus_handler audit_handlers[];    /* owner: struct intake */
 extern const struct migration audit_migrations[];    /* made from schema/ */
 
-enum err audit_start(const struct service_context *context, void **ret_audit, char *reterr, size_t reterr_size) MUST_CHECK;
+enum err audit_start(const struct service_context *context, void **ret_audit, char *reterr,
+                     size_t reterr_size) MUST_CHECK;
 void audit_begin_drain(void *audit);
 bool audit_is_drained(void *audit);
 void audit_stop(void **audit);

@@ -20,7 +20,7 @@
 #define TIME_US_MAX         UINT64_C(253402300799000000) /* year 9999 */
 #define FIELDS        18u
 #define SET_SLOTS     8192u
-#define SET_MAX       4096u    /* distinct values looked for; beyond, a value may stand twice, which the index forgives */
+#define SET_MAX       4096u    /* distinct values looked for; beyond, one may stand twice, which the index forgives */
 #define WORST_ELEMENT 12u      /* length and the largest number */
 #define NAME_MAX_SIZE 32u
 
@@ -364,7 +364,8 @@ static void columns_put(struct columns *columns, uint64_t time_us, const struct 
     }
 }
 
-static void columns_put_named(struct columns *columns, uint64_t time_us, const char *event, const char *reason, uint64_t count)
+static void columns_put_named(struct columns *columns, uint64_t time_us, const char *event, const char *reason,
+                              uint64_t count)
 {
     struct value values[FIELDS] = { 0 };
 
@@ -390,7 +391,8 @@ enum err columns_add_block(struct columns *columns, const struct trail_header *h
     uint32_t unreadable = 0, index = 0;
     size_t cursor = 0;
     /* Twice: letters of details may be escaped. */
-    enum err err = columns_reserve(columns, 2 * (size_t)header->size + (size_t)header->count * (WORST_ELEMENT + NAME_MAX_SIZE));
+    enum err err = columns_reserve(columns,
+                                   2 * (size_t)header->size + (size_t)header->count * (WORST_ELEMENT + NAME_MAX_SIZE));
 
     if (err != ERR_OK)
         return err;

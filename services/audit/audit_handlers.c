@@ -7,7 +7,8 @@ static void on_trail_block(struct intake *intake, const struct bus_token *token,
 }
 DEFINE_BUS_HANDLER(struct intake, on_trail_block, trail_block)
 
-static void on_trail_heartbeat(struct intake *intake, const struct bus_token *token, const struct trail_heartbeat *message)
+static void on_trail_heartbeat(struct intake *intake, const struct bus_token *token,
+                               const struct trail_heartbeat *message)
 {
     intake_take_heartbeat(intake, token->edge, message);
 }

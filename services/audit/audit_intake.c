@@ -178,7 +178,8 @@ static bool stream_flush(struct stream *stream)
         return false;
     place = stream_place(stream, stream->sent_seq);
     *flight = (struct flight){ .stream = stream, .generation = stream->generation,
-                               .next_seq = columns_next_seq(stream->columns), .first_us = columns_first_us(stream->columns),
+                               .next_seq = columns_next_seq(stream->columns),
+                               .first_us = columns_first_us(stream->columns),
                                .events = columns_count(stream->columns) };
     if (audit_store_insert(stream->intake->store, &place, stream->columns, on_inserted, flight) != ERR_OK) {
         flight->stream = NULL;
@@ -317,7 +318,8 @@ static void stream_claim(struct stream *stream)
     struct audit_place place = stream_place(stream, 0);
 
     /* Only when nothing is under way: its outcome would be taken for one of the new state. */
-    if (stream->state != STREAM_NEW || place.token == 0 || clock_monotonic_us() < stream->retry_us || stream->flights > 0)
+    if (stream->state != STREAM_NEW || place.token == 0 || clock_monotonic_us() < stream->retry_us
+        || stream->flights > 0)
         return;
     if (audit_store_claim(stream->intake->store, &place, on_claimed, stream) == ERR_OK)
         stream->state = STREAM_CLAIMING;
@@ -457,7 +459,7 @@ static void stream_skip(struct stream *stream, uint64_t resume_seq)
 void intake_take_replay_end(struct intake *intake, const struct replay_end *end)
 {
     struct stream *stream;
-    uint64_t resume_seq;
+    uint64_t held_seq, resume_seq;
 
     if (end->producer_size != UUID_SIZE)
         return;
@@ -472,8 +474,9 @@ void intake_take_replay_end(struct intake *intake, const struct replay_end *end)
     }
     stream->replay_next_us = clock_monotonic_us() + STREAM_FRUITLESS_US;
     stream->replays++;
-    if (!loss_resume_of(stream->taken_seq, stream->oldest_seq, stream->held != NULL ? stream->held->header.first_seq : 0,
-                        end->error == ERR_NOT_FOUND, stream->replays, &resume_seq))
+    held_seq = stream->held != NULL ? stream->held->header.first_seq : 0;
+    if (!loss_resume_of(stream->taken_seq, stream->oldest_seq, held_seq, end->error == ERR_NOT_FOUND,
+                        stream->replays, &resume_seq))
         return;
     stream_skip(stream, resume_seq);
     stream_advance(stream);

@@ -16,7 +16,7 @@ enum block_place {
     BLOCK_NEXT,         /* continues the stream */
     BLOCK_DUPLICATE,    /* wholly below next_seq */
     BLOCK_GAP,          /* something is missing before it */
-    BLOCK_MALFORMED     /* empty, numbered 0 or beyond the numbers there are, or astride next_seq: a producer never writes such */
+    BLOCK_MALFORMED     /* empty, outside the numbers there are, or astride next_seq: no producer writes such */
 };
 /* next_seq: the sequence the stream needs next. */
 enum block_place block_place_of(uint64_t next_seq, uint64_t first_seq, uint64_t count);

@@ -16,54 +16,64 @@
 
 const uint8_t audit_outbox_producer[UUID_SIZE] = { 0, 0, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 1 };
 
-#define BATCH_COLUMNS "producer, epoch, first_seq, last_seq, count, first_at, last_at, at, event, outcome, reason, request_id," \
-    " user_id, tenant_id, auth_method, key_id, address, method, path, server, tool, status, latency_us, bytes, requests, details," \
-    " keys, users"
+#define BATCH_COLUMNS \
+    "producer, epoch, first_seq, last_seq, count, first_at, last_at, at, event, outcome, reason, request_id, user_id," \
+    " tenant_id, auth_method, key_id, address, method, path, server, tool, status, latency_us, bytes, requests," \
+    " details, keys, users"
 #define NO_TEXTS "array_agg(NULL::text)"
+#define LIST(value) "array_agg(" value " ORDER BY sequence)"
 
 static const struct postgres_statement statements[] = {
     /* A session that does not wait for the disk would lose what it acknowledged. */
-    { "lock", "SELECT CASE WHEN pg_try_advisory_lock(" LOCK_NUMBER ") THEN nextval('audit.consumer_token') END,"
-              " CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END" },
-    { "claim", "INSERT INTO audit.watermark AS w (producer, epoch, next_seq, consumer_token)"
-               " VALUES ($1::uuid, $2::bigint, 1, $3::bigint) ON CONFLICT (producer, epoch)"
-               " DO UPDATE SET consumer_token = EXCLUDED.consumer_token, updated = now()"
-               " WHERE w.consumer_token <= EXCLUDED.consumer_token RETURNING next_seq" },
-    { "insert", "WITH moved AS (UPDATE audit.watermark SET next_seq = $5::bigint, updated = now()"
-                " WHERE producer = $1::uuid AND epoch = $2::bigint AND next_seq = $3::bigint AND consumer_token = $4::bigint"
-                " RETURNING 1)"
-                " INSERT INTO audit.batch (" BATCH_COLUMNS ") SELECT $1::uuid, $2::bigint, $3::bigint, $5::bigint - 1,"
-                " cardinality($8::timestamptz[]), $6::timestamptz, $7::timestamptz,"
-                " $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],"
-                " $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::integer[], $23::bigint[],"
-                " $24::bigint[], $25::bigint[], $26::text[], $27::text[], $28::text[] FROM moved RETURNING 1" },
+    { "lock",
+      "SELECT CASE WHEN pg_try_advisory_lock(" LOCK_NUMBER ") THEN nextval('audit.consumer_token') END,"
+      " CASE WHEN current_setting('synchronous_commit') = 'off'"
+      " THEN set_config('synchronous_commit', 'on', false) END" },
+    { "claim",
+      "INSERT INTO audit.watermark AS w (producer, epoch, next_seq, consumer_token)"
+      " VALUES ($1::uuid, $2::bigint, 1, $3::bigint) ON CONFLICT (producer, epoch)"
+      " DO UPDATE SET consumer_token = EXCLUDED.consumer_token, updated = now()"
+      " WHERE w.consumer_token <= EXCLUDED.consumer_token RETURNING next_seq" },
+    { "insert",
+      "WITH moved AS (UPDATE audit.watermark SET next_seq = $5::bigint, updated = now()"
+      " WHERE producer = $1::uuid AND epoch = $2::bigint AND next_seq = $3::bigint AND consumer_token = $4::bigint"
+      " RETURNING 1)"
+      " INSERT INTO audit.batch (" BATCH_COLUMNS ")"
+      " SELECT $1::uuid, $2::bigint, $3::bigint, $5::bigint - 1, cardinality($8::timestamptz[]),"
+      " $6::timestamptz, $7::timestamptz, $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[],"
+      " $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],"
+      " $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::text[], $27::text[], $28::text[]"
+      " FROM moved RETURNING 1" },
     /* Numbers are taken under a row lock that is held to the commit, so a number that is seen has none unseen below it.
      * Not every number has an event: each run without a hole becomes a batch, so that positions are sequences. */
-    { "outbox", "WITH mark AS (SELECT next_seq FROM audit.watermark"
-                " WHERE producer = " OUTBOX_ID " AND epoch = 1 AND consumer_token = $1::bigint),"
-                " due AS (SELECT d.*, d.sequence - row_number() OVER (ORDER BY d.sequence) AS run FROM"
-                " (SELECT o.* FROM mcpgw.outbox o, mark WHERE o.sequence >= mark.next_seq ORDER BY o.sequence LIMIT 1000) d),"
-                " moved AS (UPDATE audit.watermark w SET next_seq = (SELECT max(sequence) + 1 FROM due), updated = now()"
-                " FROM mark WHERE w.producer = " OUTBOX_ID " AND w.epoch = 1 AND w.consumer_token = $1::bigint"
-                " AND w.next_seq = mark.next_seq AND EXISTS (SELECT FROM due) RETURNING 1)"
-                " INSERT INTO audit.batch (" BATCH_COLUMNS ")"
-                " SELECT " OUTBOX_ID "::uuid, 1, min(sequence), max(sequence), count(*)::integer, min(at), max(at),"
-                " array_agg(at ORDER BY sequence), array_agg(event ORDER BY sequence), array_agg('allowed'::text),"
-                " array_agg(reason ORDER BY sequence), array_agg(request_id ORDER BY sequence),"
-                " array_agg(actor_user_id ORDER BY sequence), array_agg(coalesce(actor_tenant_id, tenant_id) ORDER BY sequence),"
-                " array_agg(CASE WHEN actor_key_id IS NOT NULL THEN 'api_key' END ORDER BY sequence),"
-                " array_agg(coalesce(key_id, actor_key_id) ORDER BY sequence), array_agg(address ORDER BY sequence),"
-                " " NO_TEXTS ", " NO_TEXTS ", array_agg(server ORDER BY sequence), " NO_TEXTS ","
-                " array_agg(NULL::integer), array_agg(0::bigint), array_agg(0::bigint), array_agg(1::bigint),"
-                " array_agg((jsonb_strip_nulls(jsonb_build_object('source', source, 'keyId', key_id, 'actorKeyId', actor_key_id,"
-                " 'subjectUserId', user_id, 'subjectTenantId', tenant_id)) || CASE WHEN details IS NULL THEN '{}'::jsonb"
-                " WHEN jsonb_typeof(details) = 'object' THEN details ELSE jsonb_build_object('details', details) END)::text"
-                " ORDER BY sequence),"
-                " array_remove(array_agg(DISTINCT coalesce(key_id, actor_key_id)), NULL),"
-                " array_remove(array_agg(DISTINCT actor_user_id), NULL)"
-                " FROM due, moved GROUP BY run RETURNING count" },
-    { "quarantine", "INSERT INTO audit.quarantine (producer, epoch, first_seq, reason, bytes)"
-                    " VALUES ($1::uuid, $2::bigint, $3::bigint, $4, $5::bytea)" },
+    { "outbox",
+      "WITH mark AS (SELECT next_seq FROM audit.watermark"
+      " WHERE producer = " OUTBOX_ID " AND epoch = 1 AND consumer_token = $1::bigint),"
+      " due AS (SELECT d.*, d.sequence - row_number() OVER (ORDER BY d.sequence) AS run"
+      " FROM (SELECT o.* FROM mcpgw.outbox o, mark WHERE o.sequence >= mark.next_seq"
+      " ORDER BY o.sequence LIMIT 1000) d),"
+      " moved AS (UPDATE audit.watermark w"
+      " SET next_seq = (SELECT max(sequence) + 1 FROM due), updated = now()"
+      " FROM mark WHERE w.producer = " OUTBOX_ID " AND w.epoch = 1 AND w.consumer_token = $1::bigint"
+      " AND w.next_seq = mark.next_seq AND EXISTS (SELECT FROM due) RETURNING 1)"
+      " INSERT INTO audit.batch (" BATCH_COLUMNS ")"
+      " SELECT " OUTBOX_ID "::uuid, 1, min(sequence), max(sequence), count(*)::integer, min(at), max(at),"
+      " " LIST("at") ", " LIST("event") ", array_agg('allowed'::text), " LIST("reason") ", " LIST("request_id") ","
+      " " LIST("actor_user_id") ", " LIST("coalesce(actor_tenant_id, tenant_id)") ","
+      " " LIST("CASE WHEN actor_key_id IS NOT NULL THEN 'api_key' END") ","
+      " " LIST("coalesce(key_id, actor_key_id)") ", " LIST("address") ", " NO_TEXTS ", " NO_TEXTS ","
+      " " LIST("server") ", " NO_TEXTS ", array_agg(NULL::integer), array_agg(0::bigint), array_agg(0::bigint),"
+      " array_agg(1::bigint),"
+      " " LIST("(jsonb_strip_nulls(jsonb_build_object('source', source, 'keyId', key_id, 'actorKeyId', actor_key_id,"
+               " 'subjectUserId', user_id, 'subjectTenantId', tenant_id))"
+               " || CASE WHEN details IS NULL THEN '{}'::jsonb WHEN jsonb_typeof(details) = 'object' THEN details"
+               " ELSE jsonb_build_object('details', details) END)::text") ","
+      " array_remove(array_agg(DISTINCT coalesce(key_id, actor_key_id)), NULL),"
+      " array_remove(array_agg(DISTINCT actor_user_id), NULL)"
+      " FROM due, moved GROUP BY run RETURNING count" },
+    { "quarantine",
+      "INSERT INTO audit.quarantine (producer, epoch, first_seq, reason, bytes)"
+      " VALUES ($1::uuid, $2::bigint, $3::bigint, $4, $5::bytea)" },
     { "maintain", "SELECT audit.maintain($1::integer)" },
     { 0 }
 };
@@ -93,7 +103,8 @@ enum err audit_store_new(struct loop *loop, const struct audit_store_options *op
 {
     static const char *const channels[] = { "mcpgw_change", NULL };
     struct postgres_options connection = {
-        .url = options->url, .statements = statements, .application_name = "mcpgw-audit", .timeout_ms = STORE_TIMEOUT_MS,
+        .url = options->url, .statements = statements, .application_name = "mcpgw-audit",
+        .timeout_ms = STORE_TIMEOUT_MS,
         .listen = channels, .on_notify = on_notify, .on_state = on_state,
     };
     OWNED(audit_store_destroy) struct audit_store *store = calloc(1, sizeof *store);
@@ -205,7 +216,8 @@ enum err audit_store_insert(struct audit_store *store, const struct audit_place 
 static enum err read_outcome(enum postgres_outcome outcome, PGresult *const *results, const char *what)
 {
     if (outcome == PG_REFUSED)
-        log_error("statement_refused", log_text("statement", what), log_text("sqlstate", postgres_sqlstate(results[0])));
+        log_error("statement_refused", log_text("statement", what),
+                  log_text("sqlstate", postgres_sqlstate(results[0])));
     return outcome == PG_DONE ? ERR_OK : ERR_UNAVAILABLE;
 }
 

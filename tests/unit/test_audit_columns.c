@@ -26,7 +26,8 @@ static struct audit_event sample_event(void)
 
 static void add(struct trail_writer *writer, const struct audit_event *event)
 {
-    assert_int_equal(trail_add(writer, TIME_US + writer->header.count, message_type_of(MESSAGE_audit_event), event), ERR_OK);
+    assert_int_equal(trail_add(writer, TIME_US + writer->header.count, message_type_of(MESSAGE_audit_event), event),
+                     ERR_OK);
 }
 
 static void seal(struct trail_writer *writer)
@@ -219,8 +220,10 @@ static void an_event_of_an_older_release_leaves_the_rest_empty(void **state)
 
 static void every_field_lands_in_its_column(void **state)
 {
-    struct audit_event event = sample_event(), second = { .event = "refused", .outcome = "refused", .reason = "malformed",
-        .tenant_id = "t", .address = "::1", .method = "GET", .server = "s", .tool = "tl", .count = 5, .latency_us = 70000,
+    struct audit_event event = sample_event(), second = {
+        .event = "refused", .outcome = "refused", .reason = "malformed",
+        .tenant_id = "t", .address = "::1", .method = "GET", .server = "s", .tool = "tl", .count = 5,
+        .latency_us = 70000,
         .status = 400, .bytes = 0x123456789a, .details = "{\"a\":1}" };
     struct trail_writer writer;
     struct columns *columns;

@@ -20,7 +20,8 @@ static enum err parse(int argc, const char *const *argv, struct arguments *argum
 static void what_no_row_names_is_refused(void **state)
 {
     static const char *const cases[][2] = {
-        { "--nonsense", "--nonsense" }, { "-x", "-x" }, { "--limit", "--limit" }, { "--yes=1", "--yes" }, { "--limi=3", "--limi" },
+        { "--nonsense", "--nonsense" }, { "-x", "-x" }, { "--limit", "--limit" }, { "--yes=1", "--yes" },
+        { "--limi=3", "--limi" },
         { "--limits", "--limits" }, { "--=", "--" },
     };
     (void)state;
@@ -52,7 +53,8 @@ static void too_many_arguments_are_refused(void **state)
 
 static void options_stand_anywhere_and_the_last_value_counts(void **state)
 {
-    static const char *const words[] = { "a", "--limit", "3", "b", "--limit=4", "--json", "--scope", "--x", "-", "--", "--yes" };
+    static const char *const words[] = { "a", "--limit", "3", "b", "--limit=4", "--json", "--scope", "--x", "-", "--",
+                                         "--yes" };
     struct arguments arguments;
     (void)state;
 
@@ -69,7 +71,8 @@ static void options_stand_anywhere_and_the_last_value_counts(void **state)
 
 static void a_number_is_digits_within_its_range(void **state)
 {
-    static const char *const refused[] = { "", "-1", "+1", " 1", "1 ", "0", "11", "1e3", "0x5", "99999999999999999999" };
+    static const char *const refused[] = { "", "-1", "+1", " 1", "1 ", "0", "11", "1e3", "0x5",
+                                           "99999999999999999999" };
     uint64_t number = 5;
     (void)state;
 
@@ -79,7 +82,8 @@ static void a_number_is_digits_within_its_range(void **state)
         assert_int_equal(arguments_number(&arguments, "limit", 1, 10, 3, &number), ERR_MALFORMED);
         assert_int_equal(number, 5);
     }
-    assert_int_equal(arguments_number(&(struct arguments){ .option_count = 1, .options[0] = { "limit", "10" } }, "limit", 1, 10, 3, &number),
+    assert_int_equal(arguments_number(&(struct arguments){ .option_count = 1, .options[0] = { "limit", "10" } },
+                                      "limit", 1, 10, 3, &number),
                      ERR_OK);
     assert_int_equal(number, 10);
     assert_int_equal(arguments_number(&(struct arguments){ 0 }, "limit", 1, 10, 3, &number), ERR_OK);
@@ -89,10 +93,12 @@ static void a_number_is_digits_within_its_range(void **state)
 static void time_spans_have_one_unit(void **state)
 {
     static const struct { const char *text; uint64_t seconds; } cases[] = {
-        { "0", 0 }, { "90", 90 }, { "90s", 90 }, { "15m", 900 }, { "12h", 43200 }, { "30d", 2592000 }, { "2w", 1209600 },
+        { "0", 0 }, { "90", 90 }, { "90s", 90 }, { "15m", 900 }, { "12h", 43200 }, { "30d", 2592000 },
+        { "2w", 1209600 },
         { "3650d", 315360000 },
     };
-    static const char *const refused[] = { "", "d", "1y", "-1d", "1.5h", "1h30m", "3651d", "9999999999999999999s", "1 d" };
+    static const char *const refused[] = { "", "d", "1y", "-1d", "1.5h", "1h30m", "3651d", "9999999999999999999s",
+                                           "1 d" };
     uint64_t seconds;
     (void)state;
 
@@ -106,7 +112,8 @@ static void time_spans_have_one_unit(void **state)
 
 static void assignments_are_read_as_a_shell_would(void **state)
 {
-    static const char text[] = "# MCPGW_URL=comment\nMCPGW_URLS=no\n  export MCPGW_URL='http://a b'\nX=\"q\"\nY=plain # tail\nZ=";
+    static const char text[] = "# MCPGW_URL=comment\nMCPGW_URLS=no\n  export MCPGW_URL='http://a b'\nX=\"q\"\nY=plain"
+                               " # tail\nZ=";
     char value[32] = "";
     (void)state;
 

@@ -143,10 +143,11 @@ FROM audit.batch b,
             address, method, path, server, tool, status, latency_us, bytes, requests, details, position);
 
 -- Newest events first, opening few more batches than the answer needs.  NULL: no restriction.
--- A batch wholly inside the time asked for holds `count` wanted events, or at least one when a key or user is asked for, and
--- all of them at or after its first_at.  So there is a moment (the horizon) at or after which batches hold max_events: what
--- ended before it cannot be in the answer.
-CREATE FUNCTION audit.recent(since timestamptz, until timestamptz, wanted_key text, wanted_user text, max_events integer)
+-- A batch wholly inside the time asked for holds `count` wanted events, or at least one when a key or user is asked
+-- for, and all of them at or after its first_at.  So there is a moment (the horizon) at or after which batches hold
+-- max_events: what ended before it cannot be in the answer.
+CREATE FUNCTION audit.recent(since timestamptz, until timestamptz, wanted_key text, wanted_user text,
+                             max_events integer)
 RETURNS SETOF audit.event
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 WITH inside AS (
