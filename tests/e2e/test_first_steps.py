@@ -57,7 +57,7 @@ def test_every_answer_has_its_event(gateway):
     requests = [gateway.check(made["key"], headers={"X-Request-Id": f"{made['id']}-{n}"}) for n in range(50)]
     refused = gateway.check(made["key"], "?scope=admin", headers={"X-Request-Id": f"{made['id']}-refused"})
     assert all(answer.status_code == 200 for answer in requests) and refused.status_code == 403
-    events = gateway.wait_for_events(51, keyId=made["id"])
+    events = gateway.wait_for_events(51, keyId=made["id"], event="request")
     answers = {event["requestId"]: event for event in events if event["event"] == "request"}
     assert set(answers) == {f"{made['id']}-{n}" for n in range(50)} | {f"{made['id']}-refused"}
     assert answers[f"{made['id']}-refused"]["status"] == 403
