@@ -55,7 +55,10 @@ struct feeder {
     bool is_reading, is_wanted;
     uint64_t read_since;         /* of the read in flight */
     int timer;
-    struct ghost { uint64_t until_us; char address[BUS_ADDRESS_MAX]; } ghosts[GHOSTS_MAX];    /* vanished edges that may still act */
+    struct ghost {
+        uint64_t until_us;
+        char address[BUS_ADDRESS_MAX];
+    } ghosts[GHOSTS_MAX]; /* vanished edges that may still act */
     struct edge edges[BUS_EDGES_MAX];
     uint32_t question_count, wait_count;
     struct question questions[QUESTIONS_MAX];
@@ -191,7 +194,8 @@ enum err feed_wait(struct feeder *feed, uint64_t sequence, feed_wait_fn *fn, voi
 {
     if (feed->wait_count == FEED_WAITS_MAX)
         return ERR_OVERLOADED;
-    feed->waits[feed->wait_count++] = (struct wait){ .sequence = sequence, .since_us = clock_monotonic_us(), .fn = fn, .owner = owner };
+    feed->waits[feed->wait_count++] =
+        (struct wait){ .sequence = sequence, .since_us = clock_monotonic_us(), .fn = fn, .owner = owner };
     feed_on_change(feed);
     check_waits(feed);
     return ERR_OK;
@@ -291,7 +295,8 @@ static struct change change_of(const struct change_row *row)
 {
     struct change change = { .sequence = row->sequence, .kind = row->kind };
 
-    if (copy_text(row->key_id, change.key_id, sizeof change.key_id - 1) && copy_text(row->user_id, change.user_id, sizeof change.user_id - 1)
+    if (copy_text(row->key_id, change.key_id, sizeof change.key_id - 1)
+        && copy_text(row->user_id, change.user_id, sizeof change.user_id - 1)
         && copy_text(row->tenant_id, change.tenant_id, sizeof change.tenant_id - 1)
         && copy_text(row->server, change.server, sizeof change.server - 1))
         return change;
@@ -360,7 +365,8 @@ static void answer_questions(struct feeder *feed, uint64_t newest)
             i++;
             continue;
         }
-        bus_reply(feed->bus, &question->token, MESSAGE_feed, &(struct feed){ .asked_us = question->asked_us, .sequence = newest });
+        bus_reply(feed->bus, &question->token, MESSAGE_feed,
+                  &(struct feed){ .asked_us = question->asked_us, .sequence = newest });
         feed->questions[i] = feed->questions[--feed->question_count];
     }
 }
@@ -463,9 +469,10 @@ void feed_on_request(struct feeder *feed, const struct bus_token *token, const s
     edge->last_word_us = clock_monotonic_us();
     if (request->applied > edge->applied)
         edge->applied = request->applied;
-    /* Changes can be lost with a connection or at a full queue: what it should have by now and has not is sent again. */
+    /* Changes can be lost with a connection or at a full queue: what it should have by now and has not is sent again.
+     * An edge that knows none yet begins with the number of the answer, and needs none of those before. */
     if (!edge->is_followed || request->applied < edge->sent_before)
-        edge->sent = request->applied;
+        edge->sent = request->applied == 0 ? feed->known : request->applied;
     edge->is_followed = true;
     edge->sent_before = edge->sent;
     check_waits(feed);

@@ -130,8 +130,14 @@ static enum err make_parts(struct keys *keys)
     err = feed_new(&(struct feed_options){ .loop = keys->loop, .grace_ms = config->lease_ms + config->stale_grace_ms,
                                            .on_current = on_current, .owner = keys }, &keys->feed);
     if (err == ERR_OK)
-        err = bus_new(keys->loop, &(struct bus_options){ .role = SERVICE_KEYS, .credits = KEYS_PENDING_MAX, .handlers = keys_handlers,
-                                                         .on_edge = on_edge, .owner = keys, .config = &config->common }, &keys->bus);
+        err = bus_new(keys->loop,
+                      &(struct bus_options){ .role = SERVICE_KEYS,
+                                             .credits = KEYS_PENDING_MAX,
+                                             .handlers = keys_handlers,
+                                             .on_edge = on_edge,
+                                             .owner = keys,
+                                             .config = &config->common },
+                      &keys->bus);
     if (err != ERR_OK)
         return err;
     feed_set_bus(keys->feed, keys->bus);
@@ -166,7 +172,8 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
     enum err err;
 
     if (!secret_is_set(&config->database_url)) {
-        snprintf(reterr, reterr_size, "database_url is not set: give MCPGW_DATABASE_URL, a Postgres URL for the role mcpgw_keys");
+        snprintf(reterr, reterr_size,
+                 "database_url is not set: give MCPGW_DATABASE_URL, a Postgres URL for the role mcpgw_keys");
         return ERR_MALFORMED;
     }
     keys = calloc(1, sizeof *keys);
@@ -213,8 +220,15 @@ static const struct service_command commands[] = {
 };
 
 const struct service_type keys_service = {
-    .role = SERVICE_KEYS, .name = "keys", .purpose = "Manages API keys and upstream servers, and tells edges what has changed.",
-    .settings = keys_settings, .setting_count = sizeof keys_settings / sizeof keys_settings[0],
-    .config_size = sizeof(struct keys_config), .commands = commands,
-    .start = keys_start, .begin_drain = keys_begin_drain, .is_drained = keys_is_drained, .stop = keys_stop,
+    .role = SERVICE_KEYS,
+    .name = "keys",
+    .purpose = "Manages API keys and upstream servers, and tells edges what has changed.",
+    .settings = keys_settings,
+    .setting_count = sizeof keys_settings / sizeof keys_settings[0],
+    .config_size = sizeof(struct keys_config),
+    .commands = commands,
+    .start = keys_start,
+    .begin_drain = keys_begin_drain,
+    .is_drained = keys_is_drained,
+    .stop = keys_stop,
 };

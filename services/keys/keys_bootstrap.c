@@ -47,7 +47,9 @@ static bool has_owner_url(const struct keys_config *config)
 {
     if (secret_is_set(&config->owner_database_url))
         return true;
-    fprintf(stderr, "mcpgw-keys: owner_database_url is not set: give MCPGW_OWNER_DATABASE_URL, a Postgres URL for the owner of the database\n");
+    fprintf(
+        stderr,
+        "mcpgw-keys: owner_database_url is not set: give MCPGW_OWNER_DATABASE_URL, a Postgres URL for the owner of the database\n");
     return false;
 }
 
@@ -94,9 +96,12 @@ static bool run_plain(PGconn *session, const char *sql)
 /* Does an administrator's key verify?  false with *ret_answered false when the server did not answer. */
 static bool has_admin_key(PGconn *session, const char *resource, bool *ret_answered)
 {
-    OWNED(result_destroy) PGresult *rows = run(session,
+    OWNED(result_destroy)
+    PGresult *rows = run(
+        session,
         "SELECT permissions FROM mcpgw.credential WHERE coalesce(enabled, true) AND NOT revoked AND owner_exists AND NOT owner_banned"
-        " AND coalesce(expires_at > now(), true) AND permissions LIKE '%admin%'", 0, NULL);
+        " AND coalesce(expires_at > now(), true) AND permissions LIKE '%admin%'",
+        0, NULL);
 
     *ret_answered = rows != NULL;
     for (int row = 0; row < PQntuples(rows); row++) {
@@ -118,26 +123,34 @@ static bool insert_key(PGconn *session, const char *resource, const struct secre
     apikey_digest(secret_text(key), key->size, digest);
     base64url_encode(digest, sizeof digest, digest_text);
     keys_format_permissions(SCOPE_ALL, resource, permissions, sizeof permissions);
-    user = run(session, "INSERT INTO public.\"user\" (id, name, email, \"emailVerified\", \"createdAt\", \"updatedAt\", role)"
-                        " VALUES ('" ADMIN_ID "', 'Administrator', 'admin@localhost', true, date_trunc('milliseconds', now()),"
-                        " date_trunc('milliseconds', now()), 'admin') ON CONFLICT DO NOTHING", 0, NULL);
-    row = run(session, "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\","
-                       " \"refillAmount\", \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\","
-                       " \"requestCount\", remaining, \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
-                       " VALUES ($1, 'default', 'administrator', $2, '" ADMIN_ID "', 'mcp_', $3, NULL, NULL, NULL, true, false, NULL, NULL,"
-                       " 0, NULL, NULL, NULL, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, 'null')", 4, values);
+    user = run(session,
+               "INSERT INTO public.\"user\" (id, name, email, \"emailVerified\", \"createdAt\", \"updatedAt\", role)"
+               " VALUES ('" ADMIN_ID "', 'Administrator', 'admin@localhost', true, date_trunc('milliseconds', now()),"
+               " date_trunc('milliseconds', now()), 'admin') ON CONFLICT DO NOTHING",
+               0, NULL);
+    row = run(
+        session,
+        "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\","
+        " \"refillAmount\", \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\","
+        " \"requestCount\", remaining, \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
+        " VALUES ($1, 'default', 'administrator', $2, '" ADMIN_ID
+        "', 'mcp_', $3, NULL, NULL, NULL, true, false, NULL, NULL,"
+        " 0, NULL, NULL, NULL, date_trunc('milliseconds', now()), date_trunc('milliseconds', now()), $4, 'null')",
+        4, values);
     return user != NULL && row != NULL;
 }
 
 /* Exclusively: a file that is there belongs to somebody. */
 static bool write_key(const struct secret *key)
 {
-    const int fd = key_file == NULL ? dup(STDOUT_FILENO) : open(key_file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    const int fd =
+        key_file == NULL ? dup(STDOUT_FILENO) : open(key_file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     bool is_written;
 
     if (fd < 0)
         return false;
-    is_written = write(fd, key->bytes, key->size) == (ssize_t)key->size && write(fd, "\n", 1) == 1 && (key_file == NULL || fsync(fd) == 0);
+    is_written = write(fd, key->bytes, key->size) == (ssize_t)key->size && write(fd, "\n", 1) == 1
+                 && (key_file == NULL || fsync(fd) == 0);
     return close(fd) == 0 && is_written;
 }
 
@@ -173,7 +186,8 @@ int bootstrap_run(const void *settings)
     }
     /* Two at once make one key. */
     if (!run_plain(session, "BEGIN") || !run_plain(session, "SELECT pg_advisory_xact_lock(x'6d636770670002'::bigint)")
-        || !run_plain(session, "SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.reason', 'bootstrap', true)"))
+        || !run_plain(session,
+                      "SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.reason', 'bootstrap', true)"))
         return complain("the database refused", PQerrorMessage(session));
     has_key = has_admin_key(session, config->permission_resource, &answered);
     if (!answered)
@@ -182,6 +196,8 @@ int bootstrap_run(const void *settings)
     if (has_key && (key_file == NULL || is_file_there))
         return 0;
     if (is_file_there)
-        return complain(key_file, "exists, but no administrator's key in this database is enabled; remove the file to make a new one");
+        return complain(
+            key_file,
+            "exists, but no administrator's key in this database is enabled; remove the file to make a new one");
     return make_key(session, config->permission_resource);
 }

@@ -26,7 +26,8 @@ static void count_answer(uint64_t status)
     metric_add(status < 400 ? METRIC_manage_ok : status < 500 ? METRIC_manage_refused : METRIC_manage_failed, 1);
 }
 
-static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code, const char *object, size_t size)
+static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code,
+                      const char *object, size_t size)
 {
     struct manage_reply reply = { .status = status, .body = { (const uint8_t *)body_room, size } };
 
@@ -40,13 +41,14 @@ static void send_body(struct keys *keys, const struct bus_token *token, uint64_t
     bus_reply(keys->bus, token, MESSAGE_manage_reply, &reply);
 }
 
-static void send_problem(struct keys *keys, const struct bus_token *token, const char *object, const struct problem *problem)
+static void send_problem(struct keys *keys, const struct bus_token *token, const char *object,
+                         const struct problem *problem)
 {
     OWNED(keys_json_destroy) json_t *body = keys_json_problem(problem);
     const size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
 
-    send_body(keys, token, (uint64_t)err_http_status(problem->err), problem->code != NULL ? problem->code : err_code(problem->err),
-              object, size <= KEYS_BODY_MAX ? size : 0);
+    send_body(keys, token, (uint64_t)err_http_status(problem->err),
+              problem->code != NULL ? problem->code : err_code(problem->err), object, size <= KEYS_BODY_MAX ? size : 0);
 }
 
 /* Ends the call. */
@@ -106,7 +108,8 @@ static bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGr
         return true;
     }
     log_warn("statement_failed", log_text("operation", operation_name(p->operation)), log_text("sqlstate", state));
-    answer_err(p, ERR_UNAVAILABLE, NULL, "", "the database did not answer; the same request may be sent again with the same X-Request-Id");
+    answer_err(p, ERR_UNAVAILABLE, NULL, "",
+               "the database did not answer; the same request may be sent again with the same X-Request-Id");
     return true;
 }
 
@@ -188,7 +191,8 @@ static enum err create_key(struct pending *p)
     base64url_encode(digest, sizeof digest, digest_text);
     snprintf(start, sizeof start, "%.*s", (int)APIKEY_START, secret_text(&p->made));
     /* Closed, because Better-Auth knows no inheritance: a key with write must pass its check for read too. */
-    keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions, sizeof permissions);
+    keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions,
+                            sizeof permissions);
     return store_create_key(p->keys->store, &p->actor, &(struct key_creation){
         .fields = &p->in.key, .permissions = permissions, .start = start, .digest = digest_text,
         .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL }, on_key_created, p);
@@ -226,7 +230,8 @@ static void on_subject(void *owner, enum postgres_outcome outcome, PGresult *con
         answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
 }
 
-static enum err begin_key_create(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_key_create(struct pending *p, const json_t *body, const struct view *query,
+                                 struct problem *problem)
 {
     const struct caller caller = caller_of(p);
     struct key_fields *fields = &p->in.key;
@@ -280,7 +285,8 @@ static enum err change_key(struct pending *p)
 
     switch (p->operation) {
     case OPERATION_key_update:
-        keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions, sizeof permissions);
+        keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions,
+                                sizeof permissions);
         return store_update_key(store, &p->actor, &p->in.key, permissions, on_key_changed, p);
     case OPERATION_key_enable:
         return store_enable_key(store, &p->actor, true, on_key_changed, p);
@@ -294,13 +300,15 @@ static enum err change_key(struct pending *p)
 }
 
 /* A key of others does not exist for the caller.  A repeated deletion finds no key any more, but its request. */
-static enum err decide_change(struct pending *p, const struct store_request *request, const struct key_row *key, struct problem *problem)
+static enum err decide_change(struct pending *p, const struct store_request *request, const struct key_row *key,
+                              struct problem *problem)
 {
     const struct caller caller = caller_of(p);
     const bool is_repeat = request->is_known && strcmp(request->fingerprint, p->fingerprint) == 0;
 
     if (request->is_known && !is_repeat)
-        return problem_set(problem, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
+        return problem_set(problem, ERR_CONFLICT, "request_id_reused", "",
+                           "this X-Request-Id has been used for another request");
     if (key == NULL)
         return is_repeat && p->operation == OPERATION_key_delete ? ERR_OK : refuse_missing(problem);
     if (!keys_may_see(&caller, &key->facts))
@@ -330,11 +338,13 @@ static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *
         answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
 }
 
-static enum err begin_key_change(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_key_change(struct pending *p, const json_t *body, const struct view *query,
+                                 struct problem *problem)
 {
     static const char *const events[] = {
-        [OPERATION_key_update] = "key.updated", [OPERATION_key_enable] = "key.enabled", [OPERATION_key_disable] = "key.disabled",
-        [OPERATION_key_revoke] = "key.revoked", [OPERATION_key_delete] = "key.deleted",
+        [OPERATION_key_update] = "key.updated",   [OPERATION_key_enable] = "key.enabled",
+        [OPERATION_key_disable] = "key.disabled", [OPERATION_key_revoke] = "key.revoked",
+        [OPERATION_key_delete] = "key.deleted",
     };
     const struct caller caller = caller_of(p);
     enum err err;
@@ -388,7 +398,8 @@ static bool page_add(struct page *page, json_t *item, const char *cursor)
 {
     const size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
 
-    if (json_array_size(page->items) == page->limit || (page->bytes + size > PAGE_BYTES && json_array_size(page->items) > 0)) {
+    if (json_array_size(page->items) == page->limit
+        || (page->bytes + size > PAGE_BYTES && json_array_size(page->items) > 0)) {
         json_decref(item);
         page->has_more = true;
         return false;
@@ -401,7 +412,9 @@ static bool page_add(struct page *page, json_t *item, const char *cursor)
 
 static void answer_page(struct pending *p, const struct page *page)
 {
-    answer(p, 200, json_pack("{s:o, s:o}", "items", page->items, "next", page->has_more ? json_string(page->cursor) : json_null()));
+    answer(p, 200,
+           json_pack("{s:o, s:o}", "items", page->items, "next",
+                     page->has_more ? json_string(page->cursor) : json_null()));
 }
 
 static void on_keys_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
@@ -429,8 +442,11 @@ static enum err begin_key_list(struct pending *p, const json_t *body, const stru
     (void)body;
     if (err != ERR_OK)
         return err;
-    return store_list_keys(p->keys->store, keys_is_admin(&caller) ? NULL : is_organization ? p->user_id + 4 : p->user_id, is_organization,
-                           &p->in.page, on_keys_listed, p);
+    return store_list_keys(p->keys->store,
+                           keys_is_admin(&caller) ? NULL
+                           : is_organization      ? p->user_id + 4
+                                                  : p->user_id,
+                           is_organization, &p->in.page, on_keys_listed, p);
 }
 
 static json_t *unverified(const char *error)
@@ -448,12 +464,14 @@ static json_t *verify_body(const struct pending *p, const PGresult *rows)
 
     if (PQntuples(rows) != 1 || !store_read_key(rows, 0, &key))
         return unverified("KEY_UNKNOWN");
-    if (!keys_may_see(&caller, &key.facts) && (keys_tenant(&key.facts, tenant) != ERR_OK || strcmp(tenant, p->tenant_id) != 0))
+    if (!keys_may_see(&caller, &key.facts)
+        && (keys_tenant(&key.facts, tenant) != ERR_OK || strcmp(tenant, p->tenant_id) != 0))
         return unverified("KEY_UNKNOWN");
     refusal = keys_refusal(&key.facts);
     if (refusal != NULL)
         return unverified(refusal);
-    return json_pack("{s:b, s:o}", "isValid", 1, "context", keys_json_context(&key, p->keys->config->permission_resource));
+    return json_pack("{s:b, s:o}", "isValid", 1, "context",
+                     keys_json_context(&key, p->keys->config->permission_resource));
 }
 
 static void on_digest_found(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
@@ -464,7 +482,8 @@ static void on_digest_found(void *owner, enum postgres_outcome outcome, PGresult
         answer(p, 200, verify_body(p, results[0]));
 }
 
-static enum err begin_key_verify(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_key_verify(struct pending *p, const json_t *body, const struct view *query,
+                                 struct problem *problem)
 {
     char digest_text[DIGEST_TEXT_SIZE];
     uint8_t digest[DIGEST_SIZE];
@@ -525,7 +544,8 @@ static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresu
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
 }
 
-static enum err begin_server_change(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_server_change(struct pending *p, const json_t *body, const struct view *query,
+                                    struct problem *problem)
 {
     const struct caller caller = caller_of(p);
     const bool is_new = p->operation == OPERATION_server_create;
@@ -544,7 +564,9 @@ static enum err begin_server_change(struct pending *p, const json_t *body, const
         memcpy(p->object, p->in.server.slug, sizeof p->in.server.slug);
     if (!keys_slug_is_valid(p->object))
         return refuse_missing(problem);
-    p->actor.event = is_new ? "server.created" : p->operation == OPERATION_server_update ? "server.updated" : "server.deleted";
+    p->actor.event = is_new                                    ? "server.created"
+                     : p->operation == OPERATION_server_update ? "server.updated"
+                                                               : "server.deleted";
     if (is_new)
         return store_create_server(p->keys->store, &p->actor, &p->in.server, on_server_changed, p);
     if (p->operation == OPERATION_server_update)
@@ -566,7 +588,8 @@ static void on_server_got(void *owner, enum postgres_outcome outcome, PGresult *
         answer(p, 200, keys_json_server(&server));
 }
 
-static enum err begin_server_get(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_server_get(struct pending *p, const json_t *body, const struct view *query,
+                                 struct problem *problem)
 {
     (void)body, (void)query, (void)problem;
     return store_load_server(p->keys->store, &p->actor, on_server_got, p);
@@ -588,7 +611,8 @@ static void on_servers_listed(void *owner, enum postgres_outcome outcome, PGresu
     answer_page(p, &page);
 }
 
-static enum err begin_server_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_server_list(struct pending *p, const json_t *body, const struct view *query,
+                                  struct problem *problem)
 {
     const struct caller caller = caller_of(p);
     enum err err = keys_parse_page(query, PAGE_OF_SERVERS, &p->in.page, problem);
@@ -596,7 +620,8 @@ static enum err begin_server_list(struct pending *p, const json_t *body, const s
     (void)body;
     if (err != ERR_OK)
         return err;
-    return store_list_servers(p->keys->store, keys_is_admin(&caller) ? NULL : p->tenant_id, &p->in.page, on_servers_listed, p);
+    return store_list_servers(p->keys->store, keys_is_admin(&caller) ? NULL : p->tenant_id, &p->in.page,
+                              on_servers_listed, p);
 }
 
 /* ---- the trail, and the state ------------------------------------------------------------------ */
@@ -622,7 +647,8 @@ static void on_events_listed(void *owner, enum postgres_outcome outcome, PGresul
     answer_page(p, &page);
 }
 
-static enum err begin_audit_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
+static enum err begin_audit_list(struct pending *p, const json_t *body, const struct view *query,
+                                 struct problem *problem)
 {
     const struct caller caller = caller_of(p);
     enum err err = keys_parse_page(query, PAGE_OF_AUDIT, &p->in.page, problem);
@@ -643,12 +669,14 @@ static void on_status_read(void *owner, enum postgres_outcome outcome, PGresult 
     if (ended_by_store(p, outcome, results, count))
         return;
     applied = feed_count(p->keys->feed, feed_known(p->keys->feed));
-    answer(p, 200, json_pack("{s:I, s:I, s:b, s:I, s:I, s:I, s:I, s:{s:I, s:I}}",
-                             "changeSequence", (json_int_t)postgres_i64(results[0], 0, 0), "changeRead", (json_int_t)feed_known(p->keys->feed),
-                             "triggersPresent", postgres_flag(results[0], 0, 1) ? 1 : 0, "outboxEvents", (json_int_t)postgres_i64(results[0], 0, 2),
-                             "keys", (json_int_t)postgres_i64(results[0], 0, 3), "servers", (json_int_t)postgres_i64(results[0], 0, 4),
-                             "edges", (json_int_t)bus_edge_count(p->keys->bus),
-                             "applied", "holders", (json_int_t)applied.holders, "of", (json_int_t)applied.of));
+    answer(p, 200,
+           json_pack("{s:I, s:I, s:b, s:I, s:I, s:I, s:I, s:{s:I, s:I}}", "changeSequence",
+                     (json_int_t)postgres_i64(results[0], 0, 0), "changeRead", (json_int_t)feed_known(p->keys->feed),
+                     "triggersPresent", postgres_flag(results[0], 0, 1) ? 1 : 0, "outboxEvents",
+                     (json_int_t)postgres_i64(results[0], 0, 2), "keys", (json_int_t)postgres_i64(results[0], 0, 3),
+                     "servers", (json_int_t)postgres_i64(results[0], 0, 4), "edges",
+                     (json_int_t)bus_edge_count(p->keys->bus), "applied", "holders", (json_int_t)applied.holders, "of",
+                     (json_int_t)applied.of));
 }
 
 static enum err begin_status(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
@@ -663,12 +691,22 @@ static enum err begin_status(struct pending *p, const json_t *body, const struct
 typedef enum err begin_fn(struct pending *p, const json_t *body, const struct view *query, struct problem *problem);
 
 static begin_fn *const begin_functions[] = {
-    [OPERATION_key_create] = begin_key_create, [OPERATION_key_list] = begin_key_list, [OPERATION_key_get] = begin_key_get,
-    [OPERATION_key_update] = begin_key_change, [OPERATION_key_enable] = begin_key_change, [OPERATION_key_disable] = begin_key_change,
-    [OPERATION_key_revoke] = begin_key_change, [OPERATION_key_delete] = begin_key_change, [OPERATION_key_verify] = begin_key_verify,
-    [OPERATION_server_create] = begin_server_change, [OPERATION_server_list] = begin_server_list, [OPERATION_server_get] = begin_server_get,
-    [OPERATION_server_delete] = begin_server_change, [OPERATION_server_update] = begin_server_change,
-    [OPERATION_audit_list] = begin_audit_list, [OPERATION_status] = begin_status,
+    [OPERATION_key_create] = begin_key_create,
+    [OPERATION_key_list] = begin_key_list,
+    [OPERATION_key_get] = begin_key_get,
+    [OPERATION_key_update] = begin_key_change,
+    [OPERATION_key_enable] = begin_key_change,
+    [OPERATION_key_disable] = begin_key_change,
+    [OPERATION_key_revoke] = begin_key_change,
+    [OPERATION_key_delete] = begin_key_change,
+    [OPERATION_key_verify] = begin_key_verify,
+    [OPERATION_server_create] = begin_server_change,
+    [OPERATION_server_list] = begin_server_list,
+    [OPERATION_server_get] = begin_server_get,
+    [OPERATION_server_delete] = begin_server_change,
+    [OPERATION_server_update] = begin_server_change,
+    [OPERATION_audit_list] = begin_audit_list,
+    [OPERATION_status] = begin_status,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)
@@ -677,7 +715,8 @@ static void take_fingerprint(struct pending *p, const struct manage_request *req
     char head[32];
     const int length = snprintf(head, sizeof head, "%u ", (unsigned)request->operation);
 
-    digest_hmac(request->object, strlen(request->object), head, (size_t)length, request->body.bytes, request->body.size, digest);
+    digest_hmac(request->object, strlen(request->object), head, (size_t)length, request->body.bytes, request->body.size,
+                digest);
     base64url_encode(digest, sizeof digest, p->fingerprint);
 }
 

@@ -30,7 +30,8 @@ static json_t *rate_of(const struct key_row *key)
 {
     if (!key->has_rate || (key->rate_max == PLUGIN_RATE_MAX && key->rate_window_ms == PLUGIN_RATE_WINDOW_MS))
         return json_null();
-    return json_pack("{s:I, s:I}", "requests", (json_int_t)key->rate_max, "window", (json_int_t)((key->rate_window_ms + 999) / 1000));
+    return json_pack("{s:I, s:I}", "requests", (json_int_t)key->rate_max, "window",
+                     (json_int_t)((key->rate_window_ms + 999) / 1000));
 }
 
 /* Better-Auth before 1.4.22 stored JSON in JSON. */
@@ -53,22 +54,22 @@ json_t *keys_json_key(const struct key_row *key, const char *resource)
 
     if (keys_tenant(&key->facts, tenant) != ERR_OK)
         tenant[0] = '\0';
-    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}",
-                     "id", key->id, "name", text_or_null(key->name), "start", text_or_null(key->start), "prefix", text_or_null(key->prefix),
-                     "userId", key->facts.reference_id, "tenantId", text_or_null(tenant),
-                     "scopes", keys_json_scopes(keys_permission_scopes(key->permissions, resource)),
-                     "enabled", key->facts.enabled && !key->facts.revoked,
-                     "revokedAt", text_or_null(key->revoked_at), "revokedReason", text_or_null(key->revoked_reason),
-                     "expiresAt", text_or_null(key->expires_at), "createdAt", key->created_at, "updatedAt", key->updated_at,
-                     "createdBy", text_or_null(key->created_by), "rateLimit", rate_of(key), "metadata", metadata_of(key->metadata),
+    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "id",
+                     key->id, "name", text_or_null(key->name), "start", text_or_null(key->start), "prefix",
+                     text_or_null(key->prefix), "userId", key->facts.reference_id, "tenantId", text_or_null(tenant),
+                     "scopes", keys_json_scopes(keys_permission_scopes(key->permissions, resource)), "enabled",
+                     key->facts.enabled && !key->facts.revoked, "revokedAt", text_or_null(key->revoked_at),
+                     "revokedReason", text_or_null(key->revoked_reason), "expiresAt", text_or_null(key->expires_at),
+                     "createdAt", key->created_at, "updatedAt", key->updated_at, "createdBy",
+                     text_or_null(key->created_by), "rateLimit", rate_of(key), "metadata", metadata_of(key->metadata),
                      "lastUsedAt", text_or_null(key->last_used_at));
 }
 
 json_t *keys_json_server(const struct server_row *server)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:b, s:s, s:s}",
-                     "slug", server->slug, "url", server->url, "name", text_or_null(server->name), "tenantId", text_or_null(server->tenant_id),
-                     "enabled", server->enabled, "createdAt", server->created_at, "updatedAt", server->updated_at);
+    return json_pack("{s:s, s:s, s:o, s:o, s:b, s:s, s:s}", "slug", server->slug, "url", server->url, "name",
+                     text_or_null(server->name), "tenantId", text_or_null(server->tenant_id), "enabled",
+                     server->enabled, "createdAt", server->created_at, "updatedAt", server->updated_at);
 }
 
 json_t *keys_json_context(const struct key_row *key, const char *resource)
@@ -79,10 +80,10 @@ json_t *keys_json_context(const struct key_row *key, const char *resource)
     if (keys_tenant(&key->facts, tenant) != ERR_OK)
         return NULL;
     snprintf(user, sizeof user, "%s%.100s", key->facts.is_organization ? "org:" : "", key->facts.reference_id);
-    return json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:o}", "userId", user, "tenantId", tenant, "authMethod", auth_method_text(AUTH_API_KEY),
-                     "scopes", keys_json_scopes(scopes),
-                     "rateLimitTier", tier_text((scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY),
-                     "keyId", key->id, "expiresAt", text_or_null(key->expires_at));
+    return json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:o}", "userId", user, "tenantId", tenant, "authMethod",
+                     auth_method_text(AUTH_API_KEY), "scopes", keys_json_scopes(scopes), "rateLimitTier",
+                     tier_text((scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY), "keyId", key->id,
+                     "expiresAt", text_or_null(key->expires_at));
 }
 
 static const char *title_of(int status)
@@ -102,8 +103,9 @@ json_t *keys_json_problem(const struct problem *problem)
 {
     const int status = err_http_status(problem->err);
     const char *code = problem->code != NULL ? problem->code : err_code(problem->err);
-    json_t *body = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title", title_of(status), "status", status, "code", code,
-                             "detail", problem->detail[0] != '\0' ? problem->detail : err_meaning(problem->err));
+    json_t *body =
+        json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", "about:blank", "title", title_of(status), "status", status,
+                  "code", code, "detail", problem->detail[0] != '\0' ? problem->detail : err_meaning(problem->err));
 
     if (problem->field[0] != '\0')
         json_object_set_new(body, "field", json_string(problem->field));

@@ -62,7 +62,8 @@ enum err keys_decide_fields(const struct caller *caller, const struct key_fields
     if (fields->has_tenant)
         return problem_set(reterr, ERR_DENIED, NULL, "tenantId", "only an administrator may choose the tenant");
     if (fields->has_scopes && !scopes_cover(caller->scopes, fields->scopes))
-        return problem_set(reterr, ERR_DENIED, NULL, "scopes", "a key cannot be given a scope that its creator does not hold");
+        return problem_set(reterr, ERR_DENIED, NULL, "scopes",
+                           "a key cannot be given a scope that its creator does not hold");
     return ERR_OK;
 }
 
@@ -92,7 +93,8 @@ enum err keys_decide_tenant(const struct caller *caller, const struct key_fields
 
     ret_tenant[0] = '\0';
     if (owner->is_organization)
-        return fields->has_tenant ? refuse(reterr, "tenantId", "an organization's key belongs to the organization") : ERR_OK;
+        return fields->has_tenant ? refuse(reterr, "tenantId", "an organization's key belongs to the organization")
+                                  : ERR_OK;
     if (fields->has_tenant) {
         if (strncmp(fields->tenant_id, "user:", 5) == 0 && strcmp(fields->tenant_id + 5, owner->reference_id) != 0)
             return refuse(reterr, "tenantId", "user:<id> is the tenant of that user alone");
@@ -100,7 +102,9 @@ enum err keys_decide_tenant(const struct caller *caller, const struct key_fields
         return ERR_OK;
     }
     if (fields->has_user)
-        return err == ERR_OK ? ERR_OK : refuse(reterr, "tenantId", "the user belongs to several organizations: one must be named");
+        return err == ERR_OK
+                   ? ERR_OK
+                   : refuse(reterr, "tenantId", "the user belongs to several organizations: one must be named");
     if (err != ERR_OK || strcmp(own, caller->tenant_id) != 0)
         snprintf(ret_tenant, 81, "%s", caller->tenant_id);
     return ERR_OK;
@@ -151,7 +155,8 @@ static bool take_id(const json_t *value, char *text, size_t limit)
     const char *from = json_string_value(value);
     const size_t length = json_string_length(value);
 
-    if (from == NULL || length == 0 || length > limit || strspn(from, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:@") != length)
+    if (from == NULL || length == 0 || length > limit
+        || strspn(from, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:@") != length)
         return false;
     memcpy(text, from, length + 1);
     return true;
@@ -260,9 +265,11 @@ static enum err take_rate(const json_t *value, struct key_fields *fields, struct
         return ERR_OK;
     if (!json_is_object(value) || json_object_size(value) != 2)
         return refuse(reterr, "rateLimit", "an object with requests and window, or null");
-    if (!take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests) || fields->rate_requests == 0)
+    if (!take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests)
+        || fields->rate_requests == 0)
         return refuse(reterr, "rateLimit.requests", "a number from 1 to 2147483647");
-    if (!take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s) || fields->rate_window_s == 0)
+    if (!take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s)
+        || fields->rate_window_s == 0)
         return refuse(reterr, "rateLimit.window", "seconds, from 1 to 2147483");
     return ERR_OK;
 }
@@ -272,12 +279,14 @@ static enum err take_rate(const json_t *value, struct key_fields *fields, struct
 static enum err refuse_unknown(const char *name, struct problem *reterr)
 {
     /* Part of the interface as designed; accepting one would promise what nobody enforces. */
-    static const char *const designed[] = { "allowedIps", "allowedOrigins", "servers", "tools", "environment", "notBefore",
-                                            "remaining", "refillAmount", "refillInterval", "organizationId" };
+    static const char *const designed[] = { "allowedIps",     "allowedOrigins", "servers",   "tools",
+                                            "environment",    "notBefore",      "remaining", "refillAmount",
+                                            "refillInterval", "organizationId" };
 
     for (size_t i = 0; i < sizeof designed / sizeof designed[0]; i++) {
         if (strcmp(name, designed[i]) == 0)
-            return problem_set(reterr, ERR_UNPROCESSABLE, "not_enforced", name, "this field is not enforced yet, so it is not accepted");
+            return problem_set(reterr, ERR_UNPROCESSABLE, "not_enforced", name,
+                               "this field is not enforced yet, so it is not accepted");
     }
     return refuse(reterr, name, "no such field");
 }
@@ -304,13 +313,17 @@ static enum err take_key_field(const char *name, const json_t *value, struct key
     }
     if (strcmp(name, "metadata") == 0) {
         fields->has_metadata = true;
-        return take_metadata(value, fields->metadata) ? ERR_OK
-            : refuse(reterr, name, "an object of at most 4096 bytes and 8 levels, without members named constructor or __proto__");
+        return take_metadata(value, fields->metadata)
+                   ? ERR_OK
+                   : refuse(
+                       reterr, name,
+                       "an object of at most 4096 bytes and 8 levels, without members named constructor or __proto__");
     }
     return refuse_unknown(name, reterr);
 }
 
-static enum err take_create_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
+static enum err take_create_field(const char *name, const json_t *value, struct key_fields *fields,
+                                  struct problem *reterr)
 {
     if (strcmp(name, "userId") == 0) {
         fields->has_user = true;
@@ -318,12 +331,15 @@ static enum err take_create_field(const char *name, const json_t *value, struct 
     }
     if (strcmp(name, "tenantId") == 0) {
         fields->has_tenant = true;
-        return take_id(value, fields->tenant_id, 80) ? ERR_OK : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @");
+        return take_id(value, fields->tenant_id, 80)
+                   ? ERR_OK
+                   : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @");
     }
     return take_key_field(name, value, fields, reterr);
 }
 
-static enum err take_update_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
+static enum err take_update_field(const char *name, const json_t *value, struct key_fields *fields,
+                                  struct problem *reterr)
 {
     if (strcmp(name, "expiresAt") != 0)
         return take_key_field(name, value, fields, reterr);
@@ -334,7 +350,8 @@ static enum err take_update_field(const char *name, const json_t *value, struct 
     return ERR_OK;
 }
 
-typedef enum err take_field_fn(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr);
+typedef enum err take_field_fn(const char *name, const json_t *value, struct key_fields *fields,
+                               struct problem *reterr);
 
 static enum err take_fields(const json_t *body, take_field_fn *take, struct key_fields *fields, struct problem *reterr)
 {
@@ -351,7 +368,8 @@ static enum err take_fields(const json_t *body, take_field_fn *take, struct key_
     return ERR_OK;
 }
 
-enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields, struct problem *reterr)
+enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields,
+                           struct problem *reterr)
 {
     enum err err;
 
@@ -439,12 +457,14 @@ static bool ipv6_is_refused(const uint8_t a[16])
         return true;
     if (memcmp(a, mapped, sizeof mapped) == 0 || memcmp(a, translated, sizeof translated) == 0)
         return ipv4_is_refused(tail);
-    return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1 && ipv4_is_refused(tail);    /* ::a.b.c.d and ::, but not ::1 */
+    return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1
+           && ipv4_is_refused(tail); /* ::a.b.c.d and ::, but not ::1 */
 }
 
 static bool host_is_refused(const char *host)
 {
-    static const char *const names[] = { "metadata", "metadata.google.internal", "instance-data", "metadata.azure.internal" };
+    static const char *const names[] = { "metadata", "metadata.google.internal", "instance-data",
+                                         "metadata.azure.internal" };
     uint8_t ipv6[16];
     struct in_addr ipv4;
 
@@ -477,12 +497,15 @@ static const char *authority_fault(const char *authority, size_t length)
     }
     if (stop == NULL || stop == start || (size_t)(stop - start) >= sizeof host)
         return "the host is missing or malformed";
-    if (port != end && (*port != ':' || end - port > 6 || port + 1 == end || strspn(port + 1, "0123456789") < (size_t)(end - port - 1)
-                        || strtoul(port + 1, NULL, 10) == 0 || strtoul(port + 1, NULL, 10) > 65535))
+    if (port != end
+        && (*port != ':' || end - port > 6 || port + 1 == end
+            || strspn(port + 1, "0123456789") < (size_t)(end - port - 1) || strtoul(port + 1, NULL, 10) == 0
+            || strtoul(port + 1, NULL, 10) > 65535))
         return "the port is malformed";
     memcpy(host, start, (size_t)(stop - start));
     host[stop - start] = '\0';
-    if (authority[0] != '[' && strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != strlen(host))
+    if (authority[0] != '['
+        && strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != strlen(host))
         return "the host is missing or malformed";
     if (host[0] != '\0' && host[strlen(host) - 1] == '.')
         host[strlen(host) - 1] = '\0';
@@ -510,7 +533,8 @@ const char *keys_url_fault(const char *url)
     return authority_fault(authority, strcspn(authority, "/?"));
 }
 
-static enum err take_server_field(const char *name, const json_t *value, struct server_fields *fields, struct problem *reterr)
+static enum err take_server_field(const char *name, const json_t *value, struct server_fields *fields,
+                                  struct problem *reterr)
 {
     const char *text = json_string_value(value), *fault;
 
@@ -605,8 +629,8 @@ static bool is_moment(const char *text)
 {
     size_t length = strlen(text);
 
-    return length >= 20 && length <= 32 && strspn(text, "0123456789-:.TtZz+ ") == length && strspn(text, "0123456789") == 4
-        && text[4] == '-' && text[7] == '-' && text[13] == ':';
+    return length >= 20 && length <= 32 && strspn(text, "0123456789-:.TtZz+ ") == length
+           && strspn(text, "0123456789") == 4 && text[4] == '-' && text[7] == '-' && text[13] == ':';
 }
 
 static bool take_cursor(const char *text, enum page_kind kind, struct page_query *query)
@@ -654,7 +678,8 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
     return value[0] != '\0' && strlen(value) <= 64;
 }
 
-enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query, struct problem *reterr)
+enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
+                         struct problem *reterr)
 {
     const uint8_t *at = query->bytes, *end = at + query->size;
 
@@ -666,9 +691,10 @@ enum err keys_parse_page(const struct view *query, enum page_kind kind, struct p
 
         stop = stop == NULL ? end : stop;
         equals = memchr(at, '=', (size_t)(stop - at));
-        if (stop > at && (!decode_value(at, (size_t)((equals == NULL ? stop : equals) - at), name, sizeof name)
-                          || equals == NULL || !decode_value(equals + 1, (size_t)(stop - equals - 1), value, sizeof value)
-                          || !take_query_field(name, value, kind, ret_query)))
+        if (stop > at
+            && (!decode_value(at, (size_t)((equals == NULL ? stop : equals) - at), name, sizeof name) || equals == NULL
+                || !decode_value(equals + 1, (size_t)(stop - equals - 1), value, sizeof value)
+                || !take_query_field(name, value, kind, ret_query)))
             return refuse(reterr, name, "a parameter that this call does not know, or a value it cannot use");
         at = stop == end ? end : stop + 1;
     }

@@ -82,7 +82,8 @@ bool keys_may_see(const struct caller *caller, const struct key_facts *key);
 /* Servers of no tenant are everybody's to see. */
 bool keys_may_see_server(const struct caller *caller, const char *tenant_id);
 /* ERR_DENIED: a scope the caller does not hold, or a field that only administrators may set. */
-enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields, struct problem *reterr) MUST_CHECK;
+enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields,
+                            struct problem *reterr) MUST_CHECK;
 /*
  * The tenant that the key of a create gets in our side table; "": none, because its owner says enough.  `owner` describes
  * the owner, with no tenant of its own.  What a caller makes for themselves stays in the tenant they act in.
@@ -95,14 +96,17 @@ enum err keys_tenant(const struct key_facts *key, char ret_tenant[81]) MUST_CHEC
 const char *keys_refusal(const struct key_facts *key);
 
 /* Bodies.  ERR_UNPROCESSABLE names the field; a designed one that nothing enforces yet has code `not_enforced`. */
-enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields, struct problem *reterr) MUST_CHECK;
+enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct key_fields *ret_fields,
+                           struct problem *reterr) MUST_CHECK;
 enum err keys_parse_update(const json_t *body, struct key_fields *ret_fields, struct problem *reterr) MUST_CHECK;
 /* {"reason": "..."} or nothing. */
 enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX + 1], struct problem *reterr) MUST_CHECK;
 /* {"key": "..."}; the text belongs to the body. */
 enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr) MUST_CHECK;
-enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields, struct problem *reterr) MUST_CHECK;
-enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query, struct problem *reterr) MUST_CHECK;
+enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields,
+                           struct problem *reterr) MUST_CHECK;
+enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
+                         struct problem *reterr) MUST_CHECK;
 
 bool keys_slug_is_valid(const char *slug);
 /*

@@ -141,9 +141,16 @@ enum err store_new(struct loop *loop, const struct store_options *options, struc
     if (store == NULL)
         return ERR_NO_MEMORY;
     store->options = *options;
-    err = postgres_new(loop, &(struct postgres_options){
-        .url = options->url, .statements = statements, .application_name = "mcpgw-keys", .timeout_ms = STATEMENT_TIMEOUT_MS,
-        .listen = channels, .on_notify = on_notify, .on_state = on_state, .owner = store }, &store->postgres);
+    err = postgres_new(loop,
+                       &(struct postgres_options){ .url = options->url,
+                                                   .statements = statements,
+                                                   .application_name = "mcpgw-keys",
+                                                   .timeout_ms = STATEMENT_TIMEOUT_MS,
+                                                   .listen = channels,
+                                                   .on_notify = on_notify,
+                                                   .on_state = on_state,
+                                                   .owner = store },
+                       &store->postgres);
     if (err != ERR_OK)
         return err;
     *ret_store = store;
@@ -238,8 +245,8 @@ static struct postgres_step *plan_claimed(struct plan *plan, const char *stateme
     return step;
 }
 
-static enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor, const char *object_statement,
-                         postgres_fn *fn, void *owner)
+static enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor,
+                         const char *object_statement, postgres_fn *fn, void *owner)
 {
     struct postgres_step *effect, *object;
     const bool is_creation = strcmp(object_statement, "key_created") == 0;
@@ -269,11 +276,13 @@ enum err store_load_key(struct store *store, const struct store_actor *actor, po
 
 enum err store_load_subject(struct store *store, const char *reference_id, postgres_fn *fn, void *owner)
 {
-    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "subject", .count = 1, .values = { reference_id } }, fn, owner);
+    return postgres_call(store->postgres,
+                         &(struct postgres_step){ .statement = "subject", .count = 1, .values = { reference_id } }, fn,
+                         owner);
 }
 
-enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization, const struct page_query *query,
-                         postgres_fn *fn, void *owner)
+enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization,
+                         const struct page_query *query, postgres_fn *fn, void *owner)
 {
     const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
     struct postgres_step step = {
@@ -286,7 +295,9 @@ enum err store_list_keys(struct store *store, const char *reference_id, bool is_
 
 enum err store_find_digest(struct store *store, const char *digest, postgres_fn *fn, void *owner)
 {
-    return postgres_call(store->postgres, &(struct postgres_step){ .statement = "key_find", .count = 1, .values = { digest } }, fn, owner);
+    return postgres_call(store->postgres,
+                         &(struct postgres_step){ .statement = "key_find", .count = 1, .values = { digest } }, fn,
+                         owner);
 }
 
 enum err store_load_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
@@ -299,7 +310,8 @@ enum err store_load_server(struct store *store, const struct store_actor *actor,
     return postgres_transaction(store->postgres, steps, 2, fn, owner);
 }
 
-enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn, void *owner)
+enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn,
+                            void *owner)
 {
     const struct number limit = number_of(query->limit + 1);
 
@@ -337,7 +349,8 @@ struct rate_texts {
 
 static struct rate_texts rate_of(const struct key_fields *fields)
 {
-    return (struct rate_texts){ .window_ms = number_of(fields->rate_window_s * 1000), .requests = number_of(fields->rate_requests),
+    return (struct rate_texts){ .window_ms = number_of(fields->rate_window_s * 1000),
+                                .requests = number_of(fields->rate_requests),
                                 .is_set = fields->rate_requests != 0 };
 }
 
@@ -405,7 +418,8 @@ enum err store_update_key(struct store *store, const struct store_actor *actor, 
     return plan_run(&plan, store, actor, "key_get", fn, owner);
 }
 
-enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn, void *owner)
+enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn,
+                          void *owner)
 {
     struct plan plan = { .count = 0 };
     struct postgres_step *step;
@@ -445,7 +459,8 @@ enum err store_delete_key(struct store *store, const struct store_actor *actor, 
     return plan_run(&plan, store, actor, "key_get", fn, owner);
 }
 
-enum err store_create_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner)
+enum err store_create_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields,
+                             postgres_fn *fn, void *owner)
 {
     struct plan plan = { .count = 0 };
     struct postgres_step *step;
@@ -460,7 +475,8 @@ enum err store_create_server(struct store *store, const struct store_actor *acto
     return plan_run(&plan, store, actor, "server_get", fn, owner);
 }
 
-enum err store_update_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner)
+enum err store_update_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields,
+                             postgres_fn *fn, void *owner)
 {
     struct plan plan = { .count = 0 };
     struct postgres_step *step;
@@ -488,7 +504,8 @@ enum err store_delete_server(struct store *store, const struct store_actor *acto
 
 /* ---- rows -------------------------------------------------------------------------------------- */
 
-void store_read_effect(PGresult *const *results, size_t count, const struct store_actor *actor, struct store_effect *ret_effect)
+void store_read_effect(PGresult *const *results, size_t count, const struct store_actor *actor,
+                       struct store_effect *ret_effect)
 {
     const PGresult *effect = results[count - 2];
     const bool is_ours = strcmp(postgres_text(effect, 0, 3), actor->attempt) == 0;
@@ -531,9 +548,13 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
 static void read_server(const PGresult *rows, int row, int first, struct server_row *ret_server)
 {
     *ret_server = (struct server_row){
-        .slug = postgres_text(rows, row, first), .url = postgres_text(rows, row, first + 1), .name = postgres_text(rows, row, first + 2),
-        .tenant_id = postgres_text(rows, row, first + 3), .enabled = postgres_flag(rows, row, first + 4),
-        .created_at = postgres_text(rows, row, first + 5), .updated_at = postgres_text(rows, row, first + 6),
+        .slug = postgres_text(rows, row, first),
+        .url = postgres_text(rows, row, first + 1),
+        .name = postgres_text(rows, row, first + 2),
+        .tenant_id = postgres_text(rows, row, first + 3),
+        .enabled = postgres_flag(rows, row, first + 4),
+        .created_at = postgres_text(rows, row, first + 5),
+        .updated_at = postgres_text(rows, row, first + 6),
     };
 }
 
@@ -555,15 +576,20 @@ bool store_read_page_server(const PGresult *rows, int row, struct server_row *re
 
 void store_read_request(const PGresult *rows, struct store_request *ret_request)
 {
-    *ret_request = (struct store_request){ .is_known = PQntuples(rows) > 0, .operation = (uint64_t)postgres_i64(rows, 0, 0),
-                                           .fingerprint = postgres_text(rows, 0, 1), .object = postgres_text(rows, 0, 2) };
+    *ret_request = (struct store_request){ .is_known = PQntuples(rows) > 0,
+                                           .operation = (uint64_t)postgres_i64(rows, 0, 0),
+                                           .fingerprint = postgres_text(rows, 0, 1),
+                                           .object = postgres_text(rows, 0, 2) };
 }
 
 void store_read_subject(const PGresult *rows, struct store_subject *ret_subject)
 {
     *ret_subject = (struct store_subject){
-        .is_user = postgres_flag(rows, 0, 0), .is_banned = postgres_flag(rows, 0, 1), .is_organization = postgres_flag(rows, 0, 2),
-        .organization_count = (uint64_t)postgres_i64(rows, 0, 3), .organization_id = postgres_text(rows, 0, 4),
+        .is_user = postgres_flag(rows, 0, 0),
+        .is_banned = postgres_flag(rows, 0, 1),
+        .is_organization = postgres_flag(rows, 0, 2),
+        .organization_count = (uint64_t)postgres_i64(rows, 0, 3),
+        .organization_id = postgres_text(rows, 0, 4),
     };
 }
 

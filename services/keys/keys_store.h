@@ -42,7 +42,8 @@ struct store_actor {
 /* One row of a key; texts belong to the result, "" stands for NULL. */
 struct key_row {
     const char *id, *name, *start, *prefix, *permissions, *metadata;
-    const char *expires_at, *created_at, *updated_at, *last_used_at, *revoked_at, *revoked_reason, *created_by;   /* RFC 3339 */
+    const char *expires_at, *created_at, *updated_at, *last_used_at, *revoked_at, *revoked_reason,
+        *created_by; /* RFC 3339 */
     const char *cursor;
     bool has_rate;
     int64_t rate_max, rate_window_ms;
@@ -80,16 +81,19 @@ struct change_row {
 enum err store_load_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_load_subject(struct store *store, const char *reference_id, postgres_fn *fn, void *owner) MUST_CHECK;
 /* reference_id NULL: everybody's.  Rows of store_read_key. */
-enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization, const struct page_query *query,
-                         postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization,
+                         const struct page_query *query, postgres_fn *fn, void *owner) MUST_CHECK;
 /* At most two rows: a digest stored twice belongs to nobody. */
 enum err store_find_digest(struct store *store, const char *digest, postgres_fn *fn, void *owner) MUST_CHECK;
 /* [0] store_read_request, [1] store_read_server */
-enum err store_load_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_load_server(struct store *store, const struct store_actor *actor, postgres_fn *fn,
+                           void *owner) MUST_CHECK;
 /* tenant_id NULL: all */
-enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn,
+                            void *owner) MUST_CHECK;
 /* Rows of one text: the event as JSON; and its cursor.  A row without a text says only where to go on. */
-enum err store_list_events(struct store *store, const struct page_query *query, postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_list_events(struct store *store, const struct page_query *query, postgres_fn *fn,
+                           void *owner) MUST_CHECK;
 /* value, triggers present, outbox rows, keys, servers */
 enum err store_status(struct store *store, postgres_fn *fn, void *owner) MUST_CHECK;
 
@@ -104,17 +108,25 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
                           postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,
                           const char *permissions, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_revoke_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_delete_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_create_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_update_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_delete_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn,
+                          void *owner) MUST_CHECK;
+enum err store_revoke_key(struct store *store, const struct store_actor *actor, postgres_fn *fn,
+                          void *owner) MUST_CHECK;
+enum err store_delete_key(struct store *store, const struct store_actor *actor, postgres_fn *fn,
+                          void *owner) MUST_CHECK;
+enum err store_create_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields,
+                             postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_update_server(struct store *store, const struct store_actor *actor, const struct server_fields *fields,
+                             postgres_fn *fn, void *owner) MUST_CHECK;
+enum err store_delete_server(struct store *store, const struct store_actor *actor, postgres_fn *fn,
+                             void *owner) MUST_CHECK;
 enum err store_prune(struct store *store, postgres_fn *fn, void *owner) MUST_CHECK;
 
 /* Of a changing transaction's results. */
-void store_read_effect(PGresult *const *results, size_t count, const struct store_actor *actor, struct store_effect *ret_effect);
-const PGresult *store_object_rows(PGresult *const *results, size_t count);    /* the object afterwards: no row when it is gone */
+void store_read_effect(PGresult *const *results, size_t count, const struct store_actor *actor,
+                       struct store_effect *ret_effect);
+const PGresult *store_object_rows(PGresult *const *results,
+                                  size_t count); /* the object afterwards: no row when it is gone */
 
 bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key);          /* false: no such row */
 bool store_read_server(const PGresult *rows, int row, struct server_row *ret_server);

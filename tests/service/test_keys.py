@@ -471,9 +471,18 @@ def test_an_edge_that_lacks_pruned_changes_hears_that_everything_changed(api, ed
     database.sql("INSERT INTO mcpgw.server SELECT 's' || i, 'http://h/', NULL, NULL, true, now(), now() FROM generate_series(1, 10) i")
     newest = sequence(database)
     database.sql("DELETE FROM mcpgw.change WHERE sequence < %s", newest)
-    ask(edge, 0)
+    ask(edge, 1)
     assert edge.expect("change")["kind"] == 6
     assert edge.expect("change")["sequence"] == newest
+
+
+def test_an_edge_that_knows_nothing_begins_with_the_newest(api, edge, database):
+    database.sql("INSERT INTO mcpgw.server SELECT 's' || i, 'http://h/', NULL, NULL, true, now(), now() FROM generate_series(1, 10) i")
+    wait_until(lambda: edge.wait_worker("keys").applied == sequence(database), what="keys to know it")
+    assert ask(edge, 0)["sequence"] == sequence(database)
+    assert not [m for m in edge.messages if m.name == "change"]
+    database.sql("DELETE FROM mcpgw.server WHERE slug = 's1'")
+    assert edge.expect("change")["sequence"] == sequence(database)
 
 
 def test_a_lost_database_answers_nobody_and_comes_back(api, worker, edge, postgres_server, database):
