@@ -13,7 +13,8 @@ BLOCKS = [(page, number, block) for page in PAGES
 
 @pytest.mark.parametrize("page, number, block", BLOCKS, ids=[f"{page}-{number}" for page, number, _ in BLOCKS])
 def test_the_commands_of_a_page_work_as_printed(gateway, page, number, block):
-    result = subprocess.run(["bash", "-e", "-u", "-o", "pipefail", "-c", block], cwd=ROOT, env=gateway.environment(), text=True, timeout=120,
+    environment = {k: v for k, v in gateway.environment().items() if not k.startswith("MCPGW_") or k == "MCPGW_HOME"}
+    result = subprocess.run(["bash", "-e", "-u", "-o", "pipefail", "-c", block], cwd=ROOT, env=environment, text=True, timeout=120,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert result.returncode == 0, result.stdout
     assert "401" not in result.stdout
