@@ -8,6 +8,7 @@
 #include <curl/curl.h>
 
 #include "common/cleanup.h"
+#include "common/encode.h"
 #include "common/service.h"
 
 #define CONNECT_MS 5000L
@@ -80,9 +81,29 @@ static enum exit_code tell_refusal(long status, const char *bytes)
     return EXIT_REFUSED;
 }
 
+/* Names this run; each request has its number behind. */
+static const char *run_name(void)
+{
+    static char name[24];
+    uint8_t random[8];
+
+    if (*name == '\0') {
+        random_bytes(random, sizeof random);
+        memcpy(name, "cli-", 4);
+        hex_encode(random, sizeof random, name + 4);
+    }
+    return name;
+}
+
+bool api_is_own(const char *request_id)
+{
+    return strncmp(request_id, run_name(), strlen(run_name())) == 0;
+}
+
 /* curl keeps its own copies of headers until the list is freed; the key in it is wiped here. */
 static struct curl_slist *make_headers(const struct cli *cli, bool has_body)
 {
+    static unsigned requests;
     char line[SECRET_SIZE_MAX + 16];
     struct curl_slist *headers, *more;
 
@@ -91,6 +112,10 @@ static struct curl_slist *make_headers(const struct cli *cli, bool has_body)
     OPENSSL_cleanse(line, sizeof line);
     if (headers == NULL)
         return NULL;
+    snprintf(line, sizeof line, "x-request-id: %s-%u", run_name(), ++requests);
+    more = curl_slist_append(headers, line);
+    if (more == NULL)
+        return headers;
     more = curl_slist_append(headers, has_body ? "content-type: application/json" : "accept: application/json");
     return more != NULL ? more : headers;
 }

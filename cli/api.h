@@ -10,6 +10,8 @@
 
 /* body: NULL for none; not taken.  *ret_answer: NULL when the answer had no body; the caller's to json_decref. */
 enum exit_code api_call(struct cli *cli, const char *method, const char *path, const json_t *body, json_t **ret_answer);
+/* Was this request made by this run of the command?  (`tail --follow` leaves its own reading out) */
+bool api_is_own(const char *request_id);
 /* Appends &name=value, percent-encoded; nothing when value is NULL.  False: no room. */
 bool api_query(char *path, size_t size, const char *name, const char *value);
 /* "/api/v1/keys/" and the id, percent-encoded, and what follows. */

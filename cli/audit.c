@@ -11,7 +11,7 @@
 #define TAIL_MAX     10000u
 #define TAIL_DEFAULT 20u
 #define FOLLOW_S     1
-#define SEEN_MAX     4096u    /* events remembered so that --follow shows each once */
+#define SEEN_MAX     20000u    /* events remembered so that --follow shows each once */
 
 static const struct table_column event_columns[] = {
     { "TIME", "time" }, { "EVENT", "event" }, { "OUTCOME", "outcome" }, { "REASON", "reason" }, { "STATUS", "status" },
@@ -73,6 +73,7 @@ struct collected {
     json_t *items;                      /* newest first */
     char (*seen)[128];                  /* ids shown before, a ring */
     size_t at;
+    char floor[40];                     /* what happened before is not new: the newest time of the round before */
 };
 
 static bool is_seen(const struct collected *collected, const char *id)
@@ -88,8 +89,14 @@ static bool collect(void *owner, json_t *item)
 {
     struct collected *collected = owner;
     const char *id = json_string_value(json_object_get(item, "id"));
+    const char *time = json_string_value(json_object_get(item, "time"));
+    const char *request_id = json_string_value(json_object_get(item, "requestId"));
 
-    if (id == NULL || is_seen(collected, id))
+    if (id == NULL || time == NULL)
+        return true;
+    if (strcmp(time, collected->floor) < 0)
+        return false;
+    if (is_seen(collected, id) || (request_id != NULL && api_is_own(request_id)))
         return true;
     snprintf(collected->seen[collected->at++ % SEEN_MAX], sizeof collected->seen[0], "%s", id);
     json_array_append(collected->items, item);
@@ -114,12 +121,20 @@ static void show_oldest_first(const struct cli *cli, const json_t *items)
     fflush(stdout);
 }
 
+static void note_time(const json_t *item, char time[40])
+{
+    const char *text = json_string_value(json_object_get(item, "time"));
+
+    if (text != NULL)
+        snprintf(time, 40, "%s", text);
+}
+
 static enum exit_code audit_tail(struct cli *cli, const struct arguments *arguments)
 {
     struct collected collected = { .seen = calloc(SEEN_MAX, sizeof *collected.seen) };
     bool follows = arguments_value(arguments, "follow") != NULL;
     enum exit_code result = EXIT_MISUSE;
-    char path[PATH_SIZE];
+    char path[PATH_SIZE], newest[40] = "";
     uint64_t limit;
 
     if (collected.seen == NULL)
@@ -132,10 +147,15 @@ static enum exit_code audit_tail(struct cli *cli, const struct arguments *argume
         collected.items = json_array();
         result = api_each(cli, path, limit, collect, &collected);
         show_oldest_first(cli, collected.items);
+        if (*newest == '\0')
+            note_time(json_array_get(collected.items, json_array_size(collected.items) - 1), collected.floor);
+        else
+            snprintf(collected.floor, sizeof collected.floor, "%s", newest);
+        note_time(json_array_get(collected.items, 0), newest);
         json_decref(collected.items);
         if (!follows || result != EXIT_DONE)
             break;
-        limit = limit < 1000 ? 1000 : limit;
+        limit = TAIL_MAX;
         nanosleep(&(struct timespec){ .tv_sec = FOLLOW_S }, NULL);
     }
     free(collected.seen);
@@ -144,7 +164,7 @@ static enum exit_code audit_tail(struct cli *cli, const struct arguments *argume
 
 static const struct option_row tail_options[] = {
     { "limit", "N", "so many of the newest (20), oldest of them first" },
-    { "follow", NULL, "go on with what happens" },
+    { "follow", NULL, "go on with what happens, but for its own reading" },
     { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" },
     { "outcome", "WORD", "allowed, refused, failed or unknown" },
     { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
