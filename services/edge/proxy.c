@@ -29,6 +29,7 @@
 #define IDLE_CONNECTIONS 4L       /* kept per thread */
 #define TICK_MS          1000     /* longest wait before the timers are looked at */
 #define FIELDS_MAX       32768u   /* of an upstream's header block */
+#define OPEN_ATTEMPTS    3u       /* verdicts asked again because of changes while a stream opens */
 #define OUT_SIZE         98304u   /* a head and several pieces of a body */
 
 struct proxy_client {
@@ -618,10 +619,25 @@ static bool complete(struct transfer *transfer, int status, const char *outcome,
     return call->err == ERR_OK;
 }
 
+/* The verdict as it is now, without a charge; what was known of the caller stays for the trail. */
+static enum err judge_again(struct transfer *transfer)
+{
+    struct call *call = transfer->call;
+    const struct verdict before = call->verdict;
+
+    memset(&call->own, 0, sizeof call->own);
+    call->steps = CALL_VERDICT;
+    call->deadline_us = clock_monotonic_us() + transfer->exchange->edge->config->decision_ms * 1000;
+    dispatch_call(transfer->exchange->edge->dispatch, call);
+    if (call->err != ERR_OK)
+        call->verdict = before;
+    return call->err;
+}
+
 static void refuse_after_decision(struct transfer *transfer, enum err err, int status, const char *detail,
                                   const char *reason)
 {
-    struct refusal refusal = { .err = err, .status = status, .detail = detail };
+    struct refusal refusal = { .err = err, .status = status, .detail = detail, .is_invalid_credential = true };
 
     transfer->bytes = 0;
     if (!complete(transfer, status != 0 ? status : err_http_status(err),
@@ -677,7 +693,6 @@ static void break_answer(struct transfer *transfer)
 static void finish(struct transfer *transfer)
 {
     const char *reason = end_reason(transfer);
-    bool is_revoked = strcmp(reason, "change") == 0 || strcmp(reason, "expiry") == 0;
 
     if (transfer->end == TRANSFER_DONE) {
         finish_well(transfer);
@@ -690,7 +705,9 @@ static void finish(struct transfer *transfer)
     } else if (transfer->end == TRANSFER_TIMEOUT) {
         refuse_after_decision(transfer, ERR_UPSTREAM_TIMEOUT, 0, NULL, reason);
     } else if (transfer->end == TRANSFER_ENDED) {
-        refuse_after_decision(transfer, is_revoked ? ERR_UNVERIFIED : ERR_UNAVAILABLE, 0, NULL, reason);
+        enum err err = judge_again(transfer);
+
+        refuse_after_decision(transfer, err != ERR_OK ? err : ERR_UNAVAILABLE, 0, NULL, reason);
     } else {
         refuse_after_decision(transfer, ERR_UPSTREAM, 0, transfer->fault, reason);
     }
@@ -744,17 +761,41 @@ static bool take_body(struct transfer *transfer)
     return false;
 }
 
-static void exchange_with_upstream(struct transfer *transfer, const char *rest)
+/*
+ * Opens the stream.  One that a change has ended since the verdict was asked is judged again: the change may be the
+ * key's own making.  Any error is the answer's.
+ */
+static enum err open_stream(struct transfer *transfer)
 {
     struct streams *streams = transfer->exchange->edge->streams;
     uint64_t waste;
+    enum err err;
 
-    while (read(transfer->client->wake_fd, &waste, sizeof waste) > 0)
-        ;
-    transfer->stream.wake_fd = transfer->client->wake_fd;
-    if (streams_open(streams, &transfer->stream, &transfer->call->verdict, transfer->server.slug) != ERR_OK) {
-        metric_add(METRIC_refused_overload, 1);
-        refuse_after_decision(transfer, ERR_OVERLOADED, 0, NULL, "streams");
+    for (unsigned attempt = 0; attempt < OPEN_ATTEMPTS; attempt++) {
+        while (read(transfer->client->wake_fd, &waste, sizeof waste) > 0)
+            ;
+        transfer->stream.wake_fd = transfer->client->wake_fd;
+        err = streams_open(streams, &transfer->stream, &transfer->call->verdict, transfer->server.slug);
+        if (err != ERR_OK || streams_ended_by(&transfer->stream) == NULL)
+            return err;
+        streams_close(streams, &transfer->stream);
+        transfer->stream = (struct stream){ .opened_at = streams_applied(streams) };
+        err = judge_again(transfer);
+        if (err != ERR_OK)
+            return err;
+    }
+    return ERR_UNAVAILABLE;
+}
+
+static void exchange_with_upstream(struct transfer *transfer, const char *rest)
+{
+    struct streams *streams = transfer->exchange->edge->streams;
+    enum err err = open_stream(transfer);
+
+    if (err != ERR_OK) {
+        if (err == ERR_OVERLOADED)
+            metric_add(METRIC_refused_overload, 1);
+        refuse_after_decision(transfer, err, 0, NULL, "streams");
         return;
     }
     if (take_body(transfer)) {
