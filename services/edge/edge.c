@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "services/edge/answer.h"
@@ -20,6 +21,7 @@
 
 #define FDS_PER_THREAD 6u     /* client, upstreams kept, wake-up and poll descriptors */
 #define FDS_OTHER      256u
+#define DRAIN_MS       500u
 
 const struct setting edge_settings[] = {
 #define SETTING(type, name, fallback, min, max, meaning) \
@@ -173,15 +175,20 @@ static void begin_drain(void *self)
 {
     struct edge *edge = self;
 
+    edge->drain_started_us = clock_monotonic_us();
     atomic_store(&edge->is_draining, true);
     ops_set_fact(edge->ops, "serving", false);
     dispatch_drain(edge->dispatch);
 }
 
+/* Clients that keep connections get a moment to hear `Connection: close` before those are cut. */
 static bool is_drained(void *self)
 {
     const struct edge *edge = self;
+    bool had_time = clock_monotonic_us() - edge->drain_started_us >= DRAIN_MS * 1000u;
 
+    if (edge_http_connections(edge->http) > 0 && !had_time)
+        return false;
     return atomic_load(&edge->in_flight) == 0 && dispatch_is_idle(edge->dispatch);
 }
 

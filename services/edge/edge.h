@@ -33,6 +33,7 @@ struct edge {
     struct probes *probes;           /* NULL: none configured */
     struct edge_http *http;
     _Atomic bool is_draining;        /* every answer closes its connection */
+    uint64_t drain_started_us;       /* monotonic; of the service loop */
     _Atomic uint64_t in_flight;      /* requests being answered */
 };
 

@@ -610,19 +610,28 @@ static void take_request_id(struct exchange *exchange)
     uuid_format(uuid, exchange->space->request_id);
 }
 
+/* From the right: a proxy that adds a field line of its own puts it last. */
 static void take_address(struct exchange *exchange, const struct mg_request_info *info)
 {
     const struct peers *peers = &exchange->edge->peers;
-    const struct http_field *forwarded = http_head_find(exchange->head, HTTP_X_FORWARDED_FOR);
+    const struct http_head *head = exchange->head;
     struct workspace *space = exchange->space;
 
-    snprintf(space->peer, sizeof space->peer, "%.46s", info->remote_addr);
+    text_copy(space->peer, sizeof space->peer, info->remote_addr);
     exchange->peer = exchange->address = space->peer;
     exchange->peer_is_trusted = peers_trusts(peers, space->peer);
-    if (!exchange->peer_is_trusted || exchange->head->seen[HTTP_X_FORWARDED_FOR] != 1)
+    if (!exchange->peer_is_trusted)
         return;
-    peers_client(peers, space->peer, forwarded->value, space->address);
+    text_copy(space->address, sizeof space->address, space->peer);
     exchange->address = space->address;
+    for (size_t i = head->count; i > 0 && peers_trusts(peers, space->address); i--) {
+        char nearer[PEERS_ADDRESS_SIZE];
+
+        if (head->fields[i - 1].id != HTTP_X_FORWARDED_FOR)
+            continue;
+        text_copy(nearer, sizeof nearer, space->address);
+        peers_client(peers, nearer, head->fields[i - 1].value, space->address);
+    }
 }
 
 static enum err check_head(struct exchange *exchange, const struct mg_request_info *info, const char **reterr_reason)
@@ -806,6 +815,11 @@ static enum err start_listener(struct edge_http *http, char *reterr, size_t rete
     snprintf(reterr, reterr_size, "listen: cannot serve %s (%s); is the port in use, or not ours to take?",
              config->listen, http->start_fault[0] != '\0' ? http->start_fault : strerror(errno));
     return ERR_UNAVAILABLE;
+}
+
+uint64_t edge_http_connections(const struct edge_http *http)
+{
+    return atomic_load(&http->connections);
 }
 
 enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *reterr, size_t reterr_size)

@@ -13,6 +13,7 @@
  * it cannot be bound; ERR_NO_MEMORY: not all threads could be had.  A sentence with the remedy is in reterr.
  */
 enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *reterr, size_t reterr_size) MUST_CHECK;
+uint64_t edge_http_connections(const struct edge_http *http);
 /* Cuts what is still open and waits for the threads. */
 void edge_http_destroy(struct edge_http **http);
 /* "127.0.0.1:8080,0.0.0.0:9000" may be listened on.  For the probe listener as well. */

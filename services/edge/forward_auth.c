@@ -160,22 +160,29 @@ static void copy_original_path(struct audit_event *event, const char *uri)
     gate_copy_text(event->path, sizeof event->path, path);
 }
 
+/* NULL when it is absent, or twice: then one is the client's, and nobody knows which. */
+static const struct http_field *find_single(const struct http_head *head, const enum http_name *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (head->seen[names[i]] > 0)
+            return head->seen[names[i]] == 1 ? http_head_find(head, names[i]) : NULL;
+    }
+    return NULL;
+}
+
 /* A configured proxy tells what was asked of it; from anybody else the fields mean nothing. */
 static void take_originals(struct exchange *exchange, const struct route_match *match, struct audit_event *event)
 {
     static const enum http_name uris[] = { HTTP_X_FORWARDED_URI, HTTP_X_ORIGINAL_URI, HTTP_X_ORIGINAL_URL };
     static const enum http_name methods[] = { HTTP_X_FORWARDED_METHOD, HTTP_X_ORIGINAL_METHOD };
-    const struct http_field *field = NULL;
+    const struct http_field *field;
 
     if (!exchange->peer_is_trusted)
         return;
-    for (size_t i = 0; i < sizeof methods / sizeof methods[0] && field == NULL; i++)
-        field = http_head_find(exchange->head, methods[i]);
+    field = find_single(exchange->head, methods, sizeof methods / sizeof methods[0]);
     if (field != NULL && http_is_token(field->value, field->value_length))
         gate_copy_text(event->method, sizeof event->method, field->value);
-    field = NULL;
-    for (size_t i = 0; i < sizeof uris / sizeof uris[0] && field == NULL; i++)
-        field = http_head_find(exchange->head, uris[i]);
+    field = find_single(exchange->head, uris, sizeof uris / sizeof uris[0]);
     if (field != NULL)
         copy_original_path(event, field->value);
     else if (match->rest[0] != '\0')

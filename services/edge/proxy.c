@@ -423,15 +423,14 @@ static bool add_forwarding(struct transfer *transfer)
 {
     const struct exchange *exchange = transfer->exchange;
     const struct http_field *host = http_head_find(exchange->head, HTTP_HOST);
-    const struct http_field *hops = http_head_find(exchange->head, HTTP_X_FORWARDED_FOR);
     const struct http_field *scheme = http_head_find(exchange->head, HTTP_X_FORWARDED_PROTO);
     const struct http_field *name = http_head_find(exchange->head, HTTP_X_FORWARDED_HOST);
-    char chain[1024];
+    char chain[2 * PEERS_ADDRESS_SIZE + 2];
 
     if (!exchange->peer_is_trusted)
-        hops = scheme = name = NULL;
-    if (hops != NULL && hops->value_length < 900)
-        snprintf(chain, sizeof chain, "%.*s, %s", (int)hops->value_length, hops->value, exchange->peer);
+        scheme = name = NULL;
+    if (strcmp(exchange->address, exchange->peer) != 0)
+        snprintf(chain, sizeof chain, "%s, %s", exchange->address, exchange->peer);
     else
         snprintf(chain, sizeof chain, "%s", exchange->peer);
     return add_field(transfer, "X-Forwarded-For", chain)
