@@ -68,6 +68,9 @@ $(B)/gen/%_schema.c: $$(wildcard services/$$*/schema/*.sql) tools/embed_schema
 	@mkdir -p $(@D)
 	$(Q)tools/embed_schema $* $(filter %.sql,$^) > $@.tmp && mv $@.tmp $@
 
+# the script is embedded as it stands
+$(B)/services/ratelimit/ratelimit_script.o build/fuzz/o/services/ratelimit/ratelimit_script.o: services/ratelimit/ratelimit.lua
+
 $(B)/libcommon.a: $(COMMON_O)
 	@rm -f $@; mkdir -p $(@D)
 	$(Q)ar rcs $@ $^

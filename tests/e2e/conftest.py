@@ -82,10 +82,14 @@ class Gateway:
         return subprocess.call(["sv", "-w", "30", wait, str(self.home / "sv" / name)], stdout=subprocess.DEVNULL)
 
     def pid(self, name):
-        return int((self.home / "run" / f"{name}.pid").read_text())
+        """Process id; None while it is not running."""
+        try:
+            return int((self.home / "run" / f"{name}.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def kill(self, name, how=signal.SIGKILL):
-        os.kill(self.pid(name), how)
+        os.kill(wait_until(lambda: self.pid(name), 10, f"{name} runs"), how)
 
     def is_ready(self, name):
         try:

@@ -46,8 +46,9 @@ def application():
 
 
 def nginx(folder, text):
+    user = "user root;" if os.geteuid() == 0 else ""    # its own default is not allowed into a test's folder
     (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1; {"user root;" if os.geteuid() == 0 else ""}\nevents {{}}\n"
+        f"daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1; {user}\nevents {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; "
         f"uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n{text}\n}}")
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]

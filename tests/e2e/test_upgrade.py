@@ -26,7 +26,7 @@ def replace(gateway, name, variant):
     before = gateway.pid(name)
     gateway.run_sv("down", name)
     gateway.run_sv("up", name)
-    wait_until(lambda: gateway.pid(name) != before and gateway.is_ready(name), 30, f"{name} runs the {variant} build")
+    wait_until(lambda: gateway.pid(name) not in (None, before) and gateway.is_ready(name), 30, f"{name} runs the {variant} build")
 
 
 def test_workers_are_upgraded_and_rolled_back_one_by_one_under_load(upgradable, load):
