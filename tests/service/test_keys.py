@@ -96,7 +96,7 @@ def sequence(database):
 
 # ---- refusals -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("field, value, code", [
+BAD_FIELDS = [
     ("allowedIps", ["10.0.0.0/8"], "not_enforced"), ("servers", ["a"], "not_enforced"), ("tools", ["t"], "not_enforced"),
     ("environment", "test", "not_enforced"), ("colour", "red", "unprocessable"), ("name", "", "unprocessable"),
     ("name", "x" * 33, "unprocessable"), ("scopes", [], "unprocessable"), ("scopes", ["root"], "unprocessable"),
@@ -104,10 +104,13 @@ def sequence(database):
     ("metadata", [1], "unprocessable"), ("metadata", {"constructor": 1}, "unprocessable"),
     ("metadata", {"a": [{"__proto__": 1}]}, "unprocessable"), ("metadata", {"a": "x" * 4096}, "unprocessable"),
     ("userId", "nobody", "unprocessable"), ("tenantId", "user:bob", "unprocessable"), ("rateLimit", 5, "unprocessable"),
-])
-def test_a_field_that_cannot_be_used_is_named(api, field, value, code):
-    problem = api.refused(422, code, "key_create", body={"name": "ci", "scopes": ["read"], field: value})
-    assert problem["field"] == field
+]
+
+
+def test_a_field_that_cannot_be_used_is_named(api):
+    for field, value, code in BAD_FIELDS:
+        problem = api.refused(422, code, "key_create", body={"name": "ci", "scopes": ["read"], field: value})
+        assert problem["field"] == field
 
 
 def test_a_rate_limit_must_fit_the_column(api):
@@ -383,13 +386,17 @@ def test_foreign_rows_read_well(api, database):
 
 # ---- servers ------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("url", [
+BAD_URLS = [
     "ftp://example.com/", "example.com", "http://", "http://user:password@example.com/", "http://169.254.169.254/latest",
     "http://[fe80::1]/", "http://2852039166/", "http://0xa9fea9fe/", "http://[::ffff:169.254.169.254]/", "http://0/",
     "http://metadata.google.internal/", "http://example.com:0/", "http://example.com/#x", "http://exa mple.com/", "http://224.0.0.1/",
-])
-def test_a_server_url_that_is_not_safe_is_refused(api, url):
-    assert api.refused(422, "unprocessable", "server_create", body={"slug": "a", "url": url})["field"] == "url"
+]
+
+
+def test_a_server_url_that_is_not_safe_is_refused(api):
+    for url in BAD_URLS:
+        problem = api.refused(422, "unprocessable", "server_create", body={"slug": "a", "url": url})
+        assert problem["field"] == "url", url
 
 
 def test_servers_are_for_administrators_to_change(api):
