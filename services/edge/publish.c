@@ -14,7 +14,7 @@
 #include "common/log.h"
 #include "common/metrics.h"
 
-#define REPLAY_BYTES_PER_SWEEP 262144u
+#define REPLAY_BYTES_PER_SWEEP 65536u    /* of each replay: calls must not wait for it */
 
 /* --- waking --------------------------------------------------------------------------------- */
 
@@ -347,58 +347,65 @@ void on_replay_request(struct dispatch *d, struct worker *worker, uint64_t reque
     memcpy(replay->cursor.producer, request->producer, UUID_SIZE);
 }
 
-static bool send_block(struct dispatch *d, const struct replay *replay, size_t size)
+/* Reads blocks into the frame until it or the request's bytes are full.  ERR_AGAIN: there is more; anything else: it is over. */
+static enum err fill_replay(struct dispatch *d, struct replay *replay, struct frame_writer *writer)
 {
     const struct message_type *type = message_type_of(MESSAGE_trail_block);
-    const struct trail_block message = { .block = { .bytes = d->replay_buffer, .size = size } };
-    struct frame_writer writer;
+
+    while (writer->size < REPLAY_BYTES_PER_SWEEP && writer->header.count < FRAME_ITEMS_MAX) {
+        size_t size = 0;
+        enum err err = spool_read(d->spool, &replay->cursor, d->replay_buffer, &size);
+
+        if (err != ERR_OK || size == 0)
+            return err == ERR_MALFORMED ? ERR_NOT_FOUND : err;
+        const struct trail_block message = { .block = { .bytes = d->replay_buffer, .size = size } };
+        err = frame_add(writer, type, 0, replay->request_id, 0, &message);
+        if (err != ERR_OK)
+            return err;
+        replay->left -= size < replay->left ? size : replay->left;
+        if (replay->left == 0)
+            return ERR_OK;
+    }
+    return ERR_AGAIN;
+}
+
+static bool send_replay(struct dispatch *d, const struct replay *replay, struct frame_writer *writer)
+{
     zmq_msg_t frame;
 
-    frame_begin(&writer, d->trail_buffer, FRAME_TRAIL_MAX, replay->worker->version, d->epoch, ++d->batch_number);
-    if (frame_add(&writer, type, 0, replay->request_id, 0, &message) != ERR_OK)
+    if (writer->header.count == 0)
+        return true;
+    metric_add(METRIC_bus_sent, writer->header.count);
+    if (zmq_msg_init_size(&frame, frame_end(writer)) != 0)
         return false;
-    if (zmq_msg_init_size(&frame, frame_end(&writer)) != 0)
-        return false;
-    memcpy(zmq_msg_data(&frame), writer.bytes, zmq_msg_size(&frame));
+    memcpy(zmq_msg_data(&frame), writer->bytes, zmq_msg_size(&frame));
     return worker_send_frame(d, replay->worker, &frame);
 }
 
-/* Sends until the sweep's share, the request's bytes or the spool end.  Returns whether there is more to do. */
-static bool advance_replay(struct dispatch *d, struct replay *replay, size_t *share)
+/* One frame of a replay.  Returns whether there is more to do. */
+static bool advance_replay(struct dispatch *d, struct replay *replay)
 {
-    while (*share > 0) {
-        size_t size = 0;
-        const enum err err = spool_read(d->spool, &replay->cursor, d->replay_buffer, &size);
+    struct frame_writer writer;
+    enum err err;
 
-        if (err == ERR_AGAIN)
-            return true;
-        if (err != ERR_OK || size == 0) {
-            end_replay(d, replay, err == ERR_MALFORMED ? ERR_NOT_FOUND : err);
-            return false;
-        }
-        if (!send_block(d, replay, size)) {
-            if (replay->worker != NULL)
-                end_replay(d, replay, ERR_UNAVAILABLE);
-            return false;
-        }
-        *share -= size < *share ? size : *share;
-        replay->left -= size < replay->left ? size : replay->left;
-        if (replay->left == 0) {
-            end_replay(d, replay, ERR_OK);
-            return false;
-        }
-    }
-    return true;
+    frame_begin(&writer, d->trail_buffer, FRAME_TRAIL_MAX, replay->worker->version, d->epoch, ++d->batch_number);
+    err = fill_replay(d, replay, &writer);
+    if (!send_replay(d, replay, &writer))
+        err = ERR_UNAVAILABLE;
+    if (err == ERR_AGAIN)
+        return true;
+    if (replay->worker != NULL)    /* it may have been lost in sending */
+        end_replay(d, replay, err);
+    return false;
 }
 
 bool publish_replays(struct dispatch *d)
 {
-    size_t share = REPLAY_BYTES_PER_SWEEP;
     bool has_more = false;
 
     for (unsigned i = 0; i < REPLAYS_MAX; i++)
         if (d->replays[i].worker != NULL)
-            has_more |= advance_replay(d, &d->replays[i], &share);
+            has_more |= advance_replay(d, &d->replays[i]);
     return has_more;
 }
 

@@ -222,6 +222,17 @@ static bool wants_segment(struct spool *spool)
     return wants;
 }
 
+/* As much as was asked for, or on a disk that is nearly full what it still gives. */
+static bool allocate(int fd, uint64_t *capacity)
+{
+    while (posix_fallocate(fd, 0, (off_t)*capacity) != 0) {
+        *capacity /= 2;
+        if (*capacity < SPOOL_SEGMENT_MIN)
+            return false;
+    }
+    return true;
+}
+
 static struct segment *make_segment(const struct spool *spool)
 {
     OWNED(segment_destroy) struct segment *segment = calloc(1, sizeof *segment);
@@ -233,7 +244,7 @@ static struct segment *make_segment(const struct spool *spool)
     segment->fd = openat(spool->own_slot.dir.fd, PREPARED_NAME, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (segment->fd < 0)
         return NULL;
-    if (posix_fallocate(segment->fd, 0, (off_t)segment->capacity) != 0) {
+    if (!allocate(segment->fd, &segment->capacity)) {
         unlinkat(spool->own_slot.dir.fd, PREPARED_NAME, 0);
         return NULL;
     }

@@ -14,6 +14,14 @@
 #include "common/cleanup.h"
 #include "common/trail.h"
 
+#define WINDOW_SIZE 1048576u
+
+/* How far the blocks of a segment are whole. */
+struct segment_end {
+    uint64_t next_seq, size;
+    bool is_foreign;    /* what follows is whole, but another log's: it is not ours to cut */
+};
+
 static void close_fd(int *fd)
 {
     if (*fd >= 0)
@@ -238,35 +246,75 @@ bool read_fully(int fd, void *buffer, size_t size, uint64_t offset)
     return true;
 }
 
+/* A part of a file in memory, so that a block costs no read of its own. */
+struct window {
+    int fd;
+    uint64_t start, file_size;
+    size_t size;
+    uint8_t bytes[WINDOW_SIZE];
+};
+
+static void window_destroy(struct window **window)
+{
+    free(*window);
+    *window = NULL;
+}
+
+/* The file's bytes from `at`, a whole block's at least where there are; NULL at a read error. */
+static const uint8_t *window_at(struct window *window, uint64_t at, size_t *ret_size)
+{
+    const uint64_t left = window->file_size - at;
+    const uint64_t wanted = left < TRAIL_BLOCK_MAX ? left : TRAIL_BLOCK_MAX;
+
+    if (at < window->start || at + wanted > window->start + window->size) {
+        window->start = at;
+        window->size = left < WINDOW_SIZE ? (size_t)left : WINDOW_SIZE;
+        if (!read_fully(window->fd, window->bytes, window->size, at))
+            return NULL;
+    }
+    *ret_size = (size_t)(window->start + window->size - at);
+    return window->bytes + (at - window->start);
+}
+
+static void walk_blocks(struct window *window, const struct slot_dir *slot, const struct segment_file *file,
+                        struct segment_end *end)
+{
+    while (end->size + TRAIL_HEADER_SIZE <= file->size) {
+        struct trail_header header;
+        size_t size;
+        const uint8_t *block = window_at(window, end->size, &size);
+
+        if (block == NULL || trail_open(block, size, &header) != ERR_OK)
+            return;
+        end->is_foreign = memcmp(header.producer, slot->uuid, UUID_SIZE) != 0 || header.epoch != file->epoch
+                       || header.first_seq != end->next_seq;
+        if (end->is_foreign)
+            return;
+        end->size += header.size;
+        end->next_seq += header.count;
+    }
+}
+
 enum err segment_recover(const struct slot_dir *slot, const struct segment_file *file,
                          uint64_t *ret_next_seq, uint64_t *ret_size)
 {
-    uint8_t block[TRAIL_BLOCK_MAX];
-    uint64_t at = 0, seq = file->first_seq;
+    OWNED(window_destroy) struct window *window = malloc(sizeof *window);
+    struct segment_end end = { .next_seq = file->first_seq };
     char name[SEGMENT_NAME_SIZE];
-    bool is_foreign = false;
 
+    if (window == NULL)
+        return ERR_NO_MEMORY;
     segment_name(name, file->epoch, file->first_seq);
     OWNED(close_fd) int fd = openat(slot->fd, name, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return ERR_UNAVAILABLE;
-    while (at + TRAIL_HEADER_SIZE <= file->size) {
-        const uint64_t left = file->size - at;
-        const size_t size = left < sizeof block ? (size_t)left : sizeof block;
-        struct trail_header header;
-
-        if (!read_fully(fd, block, size, at) || trail_open(block, size, &header) != ERR_OK)
-            break;
-        is_foreign = memcmp(header.producer, slot->uuid, UUID_SIZE) != 0 || header.epoch != file->epoch
-                  || header.first_seq != seq;
-        if (is_foreign)
-            break;
-        at += header.size;
-        seq += header.count;
-    }
-    if (!is_foreign && at < file->size && (ftruncate(fd, (off_t)at) != 0 || fdatasync(fd) != 0))
+    window->fd = fd;
+    window->start = window->size = 0;
+    window->file_size = file->size;
+    walk_blocks(window, slot, file, &end);
+    if (!end.is_foreign && end.size < file->size && (ftruncate(fd, (off_t)end.size) != 0 || fdatasync(fd) != 0))
         return ERR_UNAVAILABLE;
-    *ret_next_seq = seq;
-    *ret_size = at;
+    *ret_next_seq = end.next_seq;
+    *ret_size = end.size;
     return ERR_OK;
 }

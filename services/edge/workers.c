@@ -370,6 +370,17 @@ static bool take_control(struct dispatch *d, struct worker *worker, unsigned ver
     return true;
 }
 
+/* Was it asked for once, and answered by another or given up meanwhile?  Hedging alone makes such replies. */
+static bool is_late(const struct dispatch *d, enum role role, const struct frame_header *header, const struct frame_item *item)
+{
+    const uint64_t index = item->request_id & ((1u << SLOT_BITS) - 1u), generation = item->request_id >> SLOT_BITS;
+
+    if (header->epoch != d->epoch || index >= d->slot_count)
+        return false;
+    return generation < d->slots[index].generation
+        || (generation == d->slots[index].generation && role < d->slots[index].role);
+}
+
 static void take_item(struct dispatch *d, struct worker *worker, const struct frame_header *header,
                       const struct frame_item *item)
 {
@@ -378,7 +389,7 @@ static void take_item(struct dispatch *d, struct worker *worker, const struct fr
     case MESSAGE_charge:
     case MESSAGE_manage_reply:
         if (!batches_take_reply(d, worker, header, item))
-            metric_add(METRIC_bus_unexpected, 1);
+            metric_add(is_late(d, worker->role, header, item) ? METRIC_bus_expired : METRIC_bus_unexpected, 1);
         return;
     case MESSAGE_change:
     case MESSAGE_feed:

@@ -1009,17 +1009,100 @@ static void without_a_feed_streams_end(void **state)
 
 /* ---- the spool's end, and junk ---------------------------------------------------------------------------------------- */
 
-static void acknowledge_all(struct edge *edge, struct player *audit, uint64_t epoch)
+static void read_producer(const struct edge *edge, uint8_t ret_producer[16])
 {
-    struct trail_ack ack = { .producer_size = 16, .epoch = epoch };
     char path[160], text[UUID_TEXT_SIZE] = "";
-    uint64_t low = 1;
 
     snprintf(path, sizeof path, "%s/slot-0/uuid", edge->spool);
     const int fd = open(path, O_RDONLY);
     assert_true(read(fd, text, 36) == 36);
     close(fd);
-    assert_true(uuid_parse(text, ack.producer));
+    assert_true(uuid_parse(text, ret_producer));
+}
+
+/* Adds up the records of the blocks in a frame that follow on *seq; true once the replay's end is in it. */
+static bool count_replayed(zmq_msg_t *frame, uint64_t *seq, struct replay_end *ret_end)
+{
+    struct frame_reader reader;
+    struct frame_item item;
+    bool is_version_only, is_over = false;
+    const char *field;
+
+    assert_int_equal(frame_open(&reader, zmq_msg_data(frame), zmq_msg_size(frame), &is_version_only), ERR_OK);
+    while (frame_next(&reader, &item)) {
+        struct trail_block block;
+        struct trail_header header;
+
+        if (item.type->code == MESSAGE_trail_block) {
+            assert_int_equal(message_decode(item.type, reader.header.version, item.body, item.body_size, &block, &field), ERR_OK);
+            assert_int_equal(trail_open(block.block.bytes, block.block.size, &header), ERR_OK);
+            assert_int_equal(header.first_seq, *seq);
+            *seq += header.count;
+        } else if (item.type->code == MESSAGE_replay_end) {
+            assert_int_equal(message_decode(item.type, reader.header.version, item.body, item.body_size, ret_end, &field), ERR_OK);
+            is_over = true;
+        }
+    }
+    return is_over;
+}
+
+static void replay_from(struct player *audit, const struct replay_request *request, uint64_t *seq, struct replay_end *ret_end)
+{
+    bool is_over = false;
+
+    send_one(audit->socket, 0, 0, 0, MESSAGE_replay_request, request);
+    while (!is_over) {
+        zmq_pollitem_t item = { audit->socket, 0, ZMQ_POLLIN, 0 };
+        zmq_msg_t frame;
+
+        assert_int_equal(zmq_poll(&item, 1, 10000), 1);
+        zmq_msg_init(&frame);
+        assert_true(zmq_msg_recv(&frame, audit->socket, 0) >= 0);
+        is_over = count_replayed(&frame, seq, ret_end);
+        zmq_msg_close(&frame);
+        send_one(audit->socket, 0, 0, 0, MESSAGE_pulse, &(struct pulse){ 0 });
+    }
+}
+
+static void what_nobody_heard_is_replayed_in_order(void **state)
+{
+    struct edge edge;
+    struct player audit;
+    struct replay_request request = { .producer_size = 16, .epoch = 1, .from_seq = 1, .max_bytes = 1 << 20 };
+    struct replay_end end = { .error = ERR_BUG };
+    uint64_t seq = 1;
+    (void)state;
+
+    open_edge(&edge);
+    for (unsigned i = 0; i < 700; i++)
+        assert_int_equal(call_now(&edge, CALL_RECORD, "r-replay"), ERR_OK);
+    begin_player(&audit, &edge, SERVICE_AUDIT, ANSWER);
+    const struct ready ready = ready_of(&audit);
+    send_one(audit.socket, 0, 0, 0, MESSAGE_ready, &ready);
+    read_producer(&edge, request.producer);
+    replay_from(&audit, &request, &seq, &end);
+    assert_int_equal(end.error, ERR_OK);
+    assert_int_equal(end.next_seq, 701);
+    assert_int_equal(seq, 701);
+
+    request.from_seq = 690;
+    seq = 690;
+    replay_from(&audit, &request, &seq, &end);
+    assert_int_equal(seq, 701);
+    request.epoch = 7;
+    replay_from(&audit, &request, &seq, &end);
+    assert_int_equal(end.error, ERR_NOT_FOUND);
+    zmq_close(audit.socket);
+    pthread_mutex_destroy(&audit.lock);
+    close_edge(&edge);
+}
+
+static void acknowledge_all(struct edge *edge, struct player *audit, uint64_t epoch)
+{
+    struct trail_ack ack = { .producer_size = 16, .epoch = epoch };
+    uint64_t low = 1;
+
+    read_producer(edge, ack.producer);
     for (ack.next_seq = 1; low < 40000; low += 100, ack.next_seq = low)    /* one beyond what exists changes nothing */
         send_one(audit->socket, 0, 0, 0, MESSAGE_trail_ack, &ack);
 }
@@ -1172,6 +1255,7 @@ int main(void)
         cmocka_unit_test(a_change_ends_the_stream_it_names_and_reaches_the_holders),
         cmocka_unit_test(without_a_feed_streams_end),
         cmocka_unit_test(a_full_spool_refuses_and_later_tells_how_many),
+        cmocka_unit_test(what_nobody_heard_is_replayed_in_order),
         cmocka_unit_test(refusals_are_counted_exactly_and_cost_one_event),
         cmocka_unit_test(an_event_with_foreign_bytes_is_bent_and_not_lost),
         cmocka_unit_test(recordings_hold_no_secret),
