@@ -110,6 +110,7 @@ struct registry {
     struct server_entry *entries;
     size_t count, capacity, page_count;
     uint64_t request_id, asked_us;    /* request_id 0: none is being fetched */
+    uint64_t sequence;                /* change number of the table in use */
     bool is_wanted;
 };
 

@@ -121,6 +121,8 @@ static void on_servers_page(struct dispatch *d, const struct servers_page *page)
     registry->entries = NULL;
     registry->count = registry->capacity = 0;
     registry->request_id = 0;
+    registry->sequence = page->sequence;
+    d->feed.holders_changed = true;
     workers_tell(d);
 }
 
@@ -132,8 +134,10 @@ static void on_change(struct dispatch *d, const struct change *change)
         return;    /* known already (any keys worker tells it), or the next answer of the feed brings what lies between */
     streams_apply(d->options.streams, change);
     d->feed.holders_changed = true;
-    if (change->kind == CHANGE_SERVER || change->kind == CHANGE_ALL)
-        d->feed.registry.is_wanted = true;
+    if (change->kind != CHANGE_SERVER && change->kind != CHANGE_ALL)
+        return;
+    d->feed.registry.is_wanted = true;
+    fetch_registry(d);
 }
 
 /* Takes the number as it is: what was opened before it ends, and the registry is read anew. */
@@ -228,12 +232,22 @@ void feed_take(struct dispatch *d, const struct frame_header *header, const stru
 
 /* --- holders --------------------------------------------------------------------------------------- */
 
+/* A change of a server is applied when the table that shows it is in use, not when it was heard of. */
+static uint64_t applied_here(const struct dispatch *d)
+{
+    const struct registry *registry = &d->feed.registry;
+    const uint64_t applied = streams_applied(d->options.streams);
+    const bool is_behind = registry->is_wanted || registry->request_id != 0;
+
+    return is_behind && registry->sequence < applied ? registry->sequence : applied;
+}
+
 static void make_holders(struct dispatch *d, struct holders *ret_holders)
 {
     memset(ret_holders, 0, sizeof *ret_holders);
     ret_holders->edge_size = UUID_SIZE;
     memcpy(ret_holders->edge, d->uuid, UUID_SIZE);
-    ret_holders->applied = streams_applied(d->options.streams);
+    ret_holders->applied = applied_here(d);
     for (uint32_t i = 0; i < WORKERS_MAX; i++) {
         const struct worker *worker = &d->workers[ROLE_AUTHZ][i];
         uint8_t *at = ret_holders->workers + ret_holders->workers_size;
