@@ -270,17 +270,21 @@ static void drop_former(struct dispatch *d, enum role role, const struct ready *
 
 static struct worker *register_worker(struct dispatch *d, enum role role, zmq_msg_t *identity)
 {
-    struct worker *worker = worker_find(d, role, zmq_msg_data(identity), zmq_msg_size(identity));
+    struct worker *known = worker_find(d, role, zmq_msg_data(identity), zmq_msg_size(identity));
 
-    for (uint32_t i = 0; worker == NULL && i < WORKERS_MAX; i++) {
-        if (d->workers[role][i].state != WORKER_FREE)
+    if (known != NULL)
+        return known;
+    for (uint32_t i = 0; i < WORKERS_MAX; i++) {
+        struct worker *worker = &d->workers[role][i];
+
+        if (worker->state != WORKER_FREE)
             continue;
-        worker = &d->workers[role][i];
         *worker = (struct worker){ .role = role, .identity_size = zmq_msg_size(identity) };
         memcpy(worker->identity, zmq_msg_data(identity), worker->identity_size);
         d->worker_count[role]++;
+        return worker;
     }
-    return worker;
+    return NULL;
 }
 
 static void welcome_worker(struct dispatch *d, struct worker *worker)
