@@ -681,7 +681,7 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
 enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
                          struct problem *reterr)
 {
-    const uint8_t *at = query->bytes, *end = at + query->size;
+    const uint8_t *at = query->bytes, *end = query->size == 0 ? at : at + query->size;
 
     *ret_query = (struct page_query){ .limit = KEYS_PAGE_DEFAULT };
     while (at < end) {
