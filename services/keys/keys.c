@@ -73,7 +73,6 @@ static void on_store_state(void *owner, bool connected)
     struct keys *keys = owner;
 
     ops_set_fact(keys->ops, "postgres", connected);
-    metric_set(METRIC_postgres_up, connected);
     if (!connected) {
         bus_set_ready(keys->bus, false);
         ops_set_fact(keys->ops, "changes", false);
