@@ -5,6 +5,7 @@
 
 Real keys never stand in a recording: each is replaced by the one of that name here, and its digest with it.
 """
+import base64
 import hashlib
 
 import busedge
@@ -16,6 +17,11 @@ KEYS = {name: f"wire_{name}_no_real_key_but_the_one_that_stands_in_recordings" f
 
 def digest(key):
     return hashlib.sha256(key.encode()).digest()
+
+
+def digest_text(key):
+    """As the databases hold it."""
+    return base64.urlsafe_b64encode(digest(key)).decode().rstrip("=")
 
 
 def body(name, case):
