@@ -11,12 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
 #include <civetweb.h>
 
 #include "common/cleanup.h"
 #include "common/metrics.h"
 
 #define DESCRIPTION_SIZE 2048
+#define WAKE_FD_MAX      4096    /* descriptors looked through for the listener; it was opened at start and is low */
 
 struct fact {
     const char *name;
@@ -143,11 +148,27 @@ enum err ops_new(enum service service, const struct common_config *config, struc
     return ERR_OK;
 }
 
+/* civetweb's accepting thread looks at its stop flag every 2 s; a listener that is shut down wakes it. */
+static void wake_server(int port)
+{
+    for (int fd = 3; fd < WAKE_FD_MAX; fd++) {
+        struct sockaddr_in address;
+        socklen_t size = sizeof address, flag_size = sizeof(int);
+        int is_listener = 0;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listener, &flag_size) == 0 && is_listener
+            && getsockname(fd, (struct sockaddr *)&address, &size) == 0 && address.sin_family == AF_INET
+            && ntohs(address.sin_port) == port)
+            shutdown(fd, SHUT_RDWR);
+    }
+}
+
 void ops_destroy(struct ops **ops)
 {
     if (*ops == NULL)
         return;
     if ((*ops)->server != NULL) {
+        wake_server(ops_port(*ops));
         mg_stop((*ops)->server);
         mg_exit_library();
     }

@@ -128,18 +128,6 @@ static void on_servers_page(struct dispatch *d, const struct servers_page *page)
 
 /* --- changes ------------------------------------------------------------------------------------- */
 
-static void on_change(struct dispatch *d, const struct change *change)
-{
-    if (!d->feed.is_known || change->sequence != streams_applied(d->options.streams) + 1)
-        return;    /* known already (any keys worker tells it), or the next answer of the feed brings what lies between */
-    streams_apply(d->options.streams, change);
-    d->feed.holders_changed = true;
-    if (change->kind != CHANGE_SERVER && change->kind != CHANGE_ALL)
-        return;
-    d->feed.registry.is_wanted = true;
-    fetch_registry(d);
-}
-
 /* Takes the number as it is: what was opened before it ends, and the registry is read anew. */
 static void jump_to(struct dispatch *d, uint64_t sequence)
 {
@@ -147,6 +135,25 @@ static void jump_to(struct dispatch *d, uint64_t sequence)
     d->feed.holders_changed = true;
     d->feed.registry.is_wanted = true;
     d->feed.behind = 0;
+}
+
+static void on_change(struct dispatch *d, const struct change *change)
+{
+    /* It stands for all that came before it, seen or not. */
+    if (d->feed.is_known && change->kind == CHANGE_ALL && change->sequence > streams_applied(d->options.streams)) {
+        streams_apply(d->options.streams, change);
+        jump_to(d, change->sequence);
+        fetch_registry(d);
+        return;
+    }
+    if (!d->feed.is_known || change->sequence != streams_applied(d->options.streams) + 1)
+        return;    /* known already (any keys worker tells it), or the next answer of the feed brings what lies between */
+    streams_apply(d->options.streams, change);
+    d->feed.holders_changed = true;
+    if (change->kind != CHANGE_SERVER)
+        return;
+    d->feed.registry.is_wanted = true;
+    fetch_registry(d);
 }
 
 static bool reaches(struct dispatch *d, uint64_t sequence)
