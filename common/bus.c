@@ -467,14 +467,14 @@ static void on_welcome(struct edge *edge, const struct welcome *welcome, uint64_
     }
     if (edge->known && is_news)
         lose_edge(edge);    /* another process answers at this address now */
+    if (!bus->ready) {      /* not known either: its next WELCOME is to be told by on_edge */
+        (void)send_control(edge, MESSAGE_goodbye, &(struct goodbye){ .reason = "not ready" });
+        return;
+    }
     edge->known = true;
     edge->epoch = welcome->epoch;
     edge->version = (unsigned)welcome->version;
     sample_offset(edge, welcome->sent_us, now_us);
-    if (!bus->ready) {
-        (void)send_control(edge, MESSAGE_goodbye, &(struct goodbye){ .reason = "not ready" });
-        return;
-    }
     edge->registered = true;
     count_edges(bus);
     if (!is_news)

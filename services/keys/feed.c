@@ -137,6 +137,29 @@ static bool is_first_mention(const struct feeder *feed, uint32_t upto, const uin
     return true;
 }
 
+static bool is_ghost(const struct feeder *feed, const char *address, uint64_t now_us)
+{
+    for (uint32_t g = 0; g < GHOSTS_MAX; g++) {
+        if (feed->ghosts[g].until_us > now_us && strcmp(feed->ghosts[g].address, address) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Edges that exist and do not speak to us: just started as we have, or cut off from us alone.  Others may keep them going,
+ * so nothing is known of what they have applied. */
+static uint32_t count_silent(const struct feeder *feed, uint64_t now_us)
+{
+    uint32_t count = 0;
+
+    for (uint32_t e = 0; e < BUS_EDGES_MAX; e++) {
+        const char *address = bus_edge_address(feed->bus, e);
+
+        count += !feed->edges[e].is_up && address[0] != '\0' && !is_ghost(feed, address, now_us);
+    }
+    return count;
+}
+
 struct feed_applied feed_count(const struct feeder *feed, uint64_t sequence)
 {
     const uint64_t now_us = clock_monotonic_us();
@@ -158,6 +181,7 @@ struct feed_applied feed_count(const struct feeder *feed, uint64_t sequence)
     }
     for (uint32_t g = 0; g < GHOSTS_MAX; g++)
         applied.of += feed->ghosts[g].until_us > now_us;
+    applied.of += count_silent(feed, now_us);
     return applied;
 }
 
@@ -262,8 +286,7 @@ void feed_on_holders(struct feeder *feed, const struct bus_token *token, const s
 
     edge->is_heard = true;
     edge->last_word_us = clock_monotonic_us();
-    if (holders->applied > edge->applied)
-        edge->applied = holders->applied;
+    edge->applied = holders->applied;
     edge->worker_count = holders->workers_size / WORKER_SIZE;
     for (uint32_t w = 0; w < edge->worker_count; w++) {
         const uint8_t *at = holders->workers + w * WORKER_SIZE;
@@ -466,16 +489,14 @@ void feed_on_request(struct feeder *feed, const struct bus_token *token, const s
 {
     struct edge *edge = &feed->edges[token->edge];
 
+    /* What it has applied acknowledges nothing: only `holders` tells of its workers and its routes as well. */
     edge->last_word_us = clock_monotonic_us();
-    if (request->applied > edge->applied)
-        edge->applied = request->applied;
     /* Changes can be lost with a connection or at a full queue: what it should have by now and has not is sent again.
      * An edge that knows none yet begins with the number of the answer, and needs none of those before. */
     if (!edge->is_followed || request->applied < edge->sent_before)
         edge->sent = request->applied == 0 ? feed->known : request->applied;
     edge->is_followed = true;
     edge->sent_before = edge->sent;
-    check_waits(feed);
     if (feed->question_count == QUESTIONS_MAX)
         return;
     feed->questions[feed->question_count++] = (struct question){ .token = *token, .asked_us = request->asked_us };

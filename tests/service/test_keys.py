@@ -570,6 +570,47 @@ def test_a_vanished_edge_is_a_holder_until_its_lease_must_have_ended(database, e
     assert api.ok("key_disable", object=key)["applied"] == {"holders": 1, "of": 1, "ms": pytest.approx(0, abs=900)}
 
 
+def test_a_question_acknowledges_nothing(api, edge, database):
+    """An edge that has heard of a change may still route by its old table, and have an authz worker that has not."""
+    late = bytes([7]) * 16
+    key = api.create()["id"]
+    ask(edge, sequence(database))
+    number = sequence(database)
+    tell_holders(edge, number)
+    request_id = edge.new_id()
+    edge.send(edge.wait_worker("keys"), [("manage_request", {"operation": OPERATIONS["key_revoke"], "object": key, "request_id": "rq", **ADMIN}, request_id)])
+    edge.expect("change", lambda m: m["sequence"] == number + 1)
+    ask(edge, number + 1, 12)
+    ask(edge, number + 1, 13)
+    assert not [m for m in edge.messages if m.name == "manage_reply"]
+    tell_holders(edge, number + 1, [(late, number)])
+    ask(edge, number + 1, 14)
+    assert not [m for m in edge.messages if m.name == "manage_reply"]
+    tell_holders(edge, number + 1, [(late, number + 1)])
+    reply = json.loads(edge.expect("manage_reply", lambda m: m.request_id == request_id)["body"])
+    assert reply["applied"]["holders"] == reply["applied"]["of"] == 2
+
+
+def test_an_edge_that_is_there_and_silent_is_a_holder(database, edge, service, tmp):
+    """A keys worker that has just started does not know who depends on what it changes."""
+    add_user(database, "admin")
+    with busedge.Edge(tmp / "edge-2") as other:
+        other.welcomes = False
+        process = service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys"), MCPGW_LEASE_MS="300", MCPGW_STALE_GRACE_MS="700")
+        process.wait_ready()
+        api = Api(edge)
+        edge.wait_worker("keys")
+        tell_holders(edge)
+        key = api.create()["id"]
+        applied = api.ok("key_disable", object=key)["applied"]
+        assert applied["holders"] == 1 and applied["of"] == 2 and applied["ms"] >= 1000
+        other.welcomes = True
+        other.wait_worker("keys")
+        tell_holders(other)
+        ask(other, 0, 15)
+        assert api.ok("key_enable", object=key)["applied"]["holders"] == 2
+
+
 # ---- the trail, and the state -------------------------------------------------------------------
 
 def test_the_trail_is_read_through_its_view(api, database):
