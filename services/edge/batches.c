@@ -289,7 +289,7 @@ static void resend_waiting(struct dispatch *d)
 
     for (struct batch *batch = d->first_batch; batch != NULL && d->waiting_batches > 0; batch = next) {
         next = batch->next;
-        if (!is_live(batch) && !resend_batch(d, batch))
+        if (!is_live(batch) && batch->attempts < ATTEMPTS_MAX && !resend_batch(d, batch))
             return;
     }
 }
@@ -518,8 +518,8 @@ static void check_batches(struct dispatch *d)
         next = batch->next;
         if (batch->sent_us + CHARGE_ATTEMPT_US > d->now_us)
             return;
-        if (is_live(batch) && !resend_batch(d, batch))
-            return;
+        if (is_live(batch) && batch->attempts < ATTEMPTS_MAX)
+            (void)!resend_batch(d, batch);    /* one that has had all workers must not hold up those behind it */
     }
 }
 

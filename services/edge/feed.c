@@ -156,6 +156,19 @@ static void on_change(struct dispatch *d, const struct change *change)
     fetch_registry(d);
 }
 
+/* The database was restored from a backup: its numbers are given again, for other changes. */
+static void start_over(struct dispatch *d, uint64_t sequence)
+{
+    log_error("change_number_fell", log_number("applied", streams_applied(d->options.streams)),
+              log_number("newest", sequence));
+    streams_start_over(d->options.streams, sequence);
+    d->feed.registry.sequence = 0;
+    d->feed.holders_changed = true;
+    d->feed.registry.is_wanted = true;
+    d->feed.behind = 0;
+}
+
+/* A few answers may name a lower number, because they were read before a change that another keys worker has told. */
 static bool reaches(struct dispatch *d, uint64_t sequence)
 {
     const uint64_t applied = streams_applied(d->options.streams);
@@ -167,8 +180,12 @@ static bool reaches(struct dispatch *d, uint64_t sequence)
     }
     if (sequence == applied)
         return true;
-    if (sequence < applied || ++d->feed.behind < BEHIND_MAX)
+    if (++d->feed.behind < BEHIND_MAX)
         return false;
+    if (sequence < applied) {
+        start_over(d, sequence);
+        return true;
+    }
     log_warn("changes_skipped", log_number("applied", applied), log_number("newest", sequence));
     jump_to(d, sequence);
     return true;

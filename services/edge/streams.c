@@ -110,7 +110,8 @@ static void end_stream(struct stream *stream, const char *why)
 /* Was a change that names it applied since its verdict was asked?  One that `recent` has lost counts as naming it. */
 static bool was_changed(const struct streams *streams, const struct stream *stream)
 {
-    if (streams->forgotten > stream->opened_at)
+    if (streams->forgotten > stream->opened_at
+        || stream->opened_at > atomic_load_explicit(&streams->applied, memory_order_relaxed))
         return true;
     for (uint32_t i = 0; i < streams->recent_count; i++) {
         const struct change *change = &streams->recent[(streams->recent_first + i) % RECENT_MAX].change;
@@ -218,6 +219,18 @@ void streams_note_sequence(struct streams *streams, uint64_t sequence)
         metric_set(METRIC_change_applied, sequence);
     }
     pthread_mutex_unlock(&streams->lock);
+}
+
+void streams_start_over(struct streams *streams, uint64_t sequence)
+{
+    pthread_mutex_lock(&streams->lock);
+    for (struct stream *stream = streams->first; stream != NULL; stream = stream->next)
+        end_stream(stream, "change");
+    streams->recent_count = 0;
+    streams->forgotten = sequence;
+    atomic_store_explicit(&streams->applied, sequence, memory_order_release);
+    pthread_mutex_unlock(&streams->lock);
+    metric_set(METRIC_change_applied, sequence);
 }
 
 void streams_sweep(struct streams *streams, uint64_t unix_s)

@@ -32,6 +32,7 @@ uint64_t streams_applied(const struct streams *streams);    /* number of the new
 /* From the dispatcher: */
 void streams_apply(struct streams *streams, const struct change *change);
 void streams_note_sequence(struct streams *streams, uint64_t sequence);    /* a feed; a number beyond `applied` ends what is older */
+void streams_start_over(struct streams *streams, uint64_t sequence);       /* another history of the database: ends all */
 void streams_sweep(struct streams *streams, uint64_t unix_s);              /* expiry; once a second */
 void streams_end_all(struct streams *streams, const char *why);            /* lease, drain */
 uint64_t streams_count(const struct streams *streams);

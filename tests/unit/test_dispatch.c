@@ -695,6 +695,39 @@ static void a_refused_verdict_is_not_charged(void **state)
     close_edge(&edge);
 }
 
+static void a_good_verdict_does_not_open_what_is_foreign_or_nothing(void **state)
+{
+    struct edge edge;
+    struct player authz, ratelimit;
+    struct audit_event event;
+    struct caller caller;
+    (void)state;
+
+    open_edge(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+    start_player(&ratelimit, &edge, SERVICE_RATELIMIT, ANSWER);
+    fill_call(&caller, &edge, CALL_VERDICT | CALL_CHARGE | CALL_RECORD, "r-foreign");
+    strcpy(caller.call.object_tenant, "t2");
+    start_call(&caller);
+    assert_int_equal(end_call(&caller), ERR_DENIED);
+    fill_call(&caller, &edge, CALL_VERDICT | CALL_CHARGE | CALL_RECORD, "r-nothing");
+    caller.call.object_err = ERR_UNAVAILABLE;
+    start_call(&caller);
+    assert_int_equal(end_call(&caller), ERR_UNAVAILABLE);
+    assert_int_equal(atomic_load(&ratelimit.requests), 0);
+    assert_int_equal(find_events(&edge, "r-foreign", NULL, &event), 1);
+    assert_string_equal(event.outcome, "refused");
+    assert_string_equal(event.reason, "server");
+    assert_int_equal(event.status, 403);
+    fill_call(&caller, &edge, CALL_VERDICT | CALL_CHARGE | CALL_RECORD, "r-own");
+    strcpy(caller.call.object_tenant, "t1");
+    start_call(&caller);
+    assert_int_equal(end_call(&caller), ERR_OK);
+    kill_player(&authz);
+    kill_player(&ratelimit);
+    close_edge(&edge);
+}
+
 /* ---- the way through ---------------------------------------------------------------------------------------- */
 
 static void a_call_goes_through_verdict_charge_and_record(void **state)
@@ -928,6 +961,38 @@ static void a_repeated_charge_is_the_same_bytes_with_the_same_batch(void **state
     close_edge(&edge);
 }
 
+/* Each worker that the first batch was sent to dies; the second one has had only the last of them. */
+static void a_batch_that_no_worker_may_have_again_holds_up_no_other(void **state)
+{
+    struct edge edge;
+    struct player authz, dying, well;
+    struct caller first, second;
+    (void)state;
+
+    open_edge(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+    start_player(&dying, &edge, SERVICE_RATELIMIT, HOLD);
+    fill_call(&first, &edge, CALL_VERDICT | CALL_CHARGE, "r-first");
+    start_call(&first);
+    for (unsigned i = 0; i < 2; i++) {
+        AWAIT(atomic_load(&dying.requests) == 1);
+        kill_player(&dying);
+        start_player(&dying, &edge, SERVICE_RATELIMIT, HOLD);
+    }
+    AWAIT(atomic_load(&dying.requests) == 1);
+    fill_call(&second, &edge, CALL_VERDICT | CALL_CHARGE, "r-second");
+    start_call(&second);
+    AWAIT(atomic_load(&dying.requests) == 2);
+    kill_player(&dying);
+    start_player(&well, &edge, SERVICE_RATELIMIT, ANSWER);
+    assert_int_equal(end_call(&second), ERR_OK);
+    assert_int_equal(atomic_load(&first.is_done), 0);    /* it waits for its deadline alone */
+    assert_int_equal(end_call(&first), ERR_UNAVAILABLE);
+    kill_player(&authz);
+    kill_player(&well);
+    close_edge(&edge);
+}
+
 static void a_hung_worker_fails_no_call(void **state)
 {
     struct edge edge;
@@ -1004,6 +1069,35 @@ static void without_a_feed_streams_end(void **state)
     assert_string_equal(streams_ended_by(&stream), "lease");
     streams_close(edge.streams, &stream);
     close(stream.wake_fd);
+    close_edge(&edge);
+}
+
+/* Otherwise no authz worker that starts after the restoration would ever be welcome. */
+static void an_edge_follows_a_database_whose_numbers_fell(void **state)
+{
+    struct edge edge;
+    struct player keys;
+    struct stream stream = { .wake_fd = eventfd(0, EFD_NONBLOCK), .opened_at = 10 };
+    const struct verdict verdict = { .key_id = "key1" };
+    (void)state;
+
+    open_edge(&edge);
+    begin_player(&keys, &edge, SERVICE_KEYS, ANSWER);
+    atomic_store(&keys.sequence, 10);
+    run_player(&keys);
+    AWAIT(streams_applied(edge.streams) == 10);
+    assert_int_equal(streams_open(edge.streams, &stream, &verdict, "demo"), ERR_OK);
+    assert_null(streams_ended_by(&stream));
+    atomic_store(&keys.sequence, 5);
+    AWAIT(streams_applied(edge.streams) == 5);
+    assert_string_equal(streams_ended_by(&stream), "change");
+    streams_close(edge.streams, &stream);
+    assert_int_equal(streams_open(edge.streams, &stream, &verdict, "demo"), ERR_OK);
+    assert_string_equal(streams_ended_by(&stream), "change");    /* judged in the former history */
+    streams_close(edge.streams, &stream);
+    AWAIT(atomic_load(&keys.holders_applied) == 5);
+    close(stream.wake_fd);
+    kill_player(&keys);
     close_edge(&edge);
 }
 
@@ -1244,6 +1338,7 @@ int main(void)
         cmocka_unit_test(garbage_changes_nothing),
         cmocka_unit_test(a_reply_of_another_worker_or_another_request_is_dropped),
         cmocka_unit_test(a_refused_verdict_is_not_charged),
+        cmocka_unit_test(a_good_verdict_does_not_open_what_is_foreign_or_nothing),
         cmocka_unit_test(a_call_goes_through_verdict_charge_and_record),
         cmocka_unit_test(a_strict_call_waits_for_the_disk),
         cmocka_unit_test(a_management_call_carries_its_principal_and_its_reply),
@@ -1251,9 +1346,11 @@ int main(void)
         cmocka_unit_test(over_tcp_only_a_worker_with_the_key_of_its_role_is_heard),
         cmocka_unit_test(what_a_killed_worker_had_is_answered_by_another),
         cmocka_unit_test(a_repeated_charge_is_the_same_bytes_with_the_same_batch),
+        cmocka_unit_test(a_batch_that_no_worker_may_have_again_holds_up_no_other),
         cmocka_unit_test(a_hung_worker_fails_no_call),
         cmocka_unit_test(a_change_ends_the_stream_it_names_and_reaches_the_holders),
         cmocka_unit_test(without_a_feed_streams_end),
+        cmocka_unit_test(an_edge_follows_a_database_whose_numbers_fell),
         cmocka_unit_test(a_full_spool_refuses_and_later_tells_how_many),
         cmocka_unit_test(what_nobody_heard_is_replayed_in_order),
         cmocka_unit_test(refusals_are_counted_exactly_and_cost_one_event),

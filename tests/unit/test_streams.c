@@ -75,6 +75,7 @@ static void a_change_ends_whom_it_names_and_nobody_else(void **state)
 
         change.sequence = 5;
         assert_int_equal(streams_new(4, &streams), ERR_OK);
+        streams_note_sequence(streams, 4);
         open_stream(streams, &stream, 4);
         assert_false(is_woken(&stream));
         streams_apply(streams, &change);
