@@ -47,23 +47,32 @@ static void hand_over(struct dispatch *d, struct call *call)
         rouse(d);
 }
 
+/* Returns whether the call was answered in time. */
+static bool sleep_until(struct call *call, uint64_t limit_us)
+{
+    const struct timespec limit = { .tv_sec = (time_t)(limit_us / 1000000), .tv_nsec = (long)(limit_us % 1000000) * 1000 };
+
+    while (__atomic_load_n(&call->own.state, __ATOMIC_ACQUIRE) == CALL_ASLEEP)
+        if (syscall(SYS_futex, &call->own.state, FUTEX_WAIT_BITSET_PRIVATE, CALL_ASLEEP, &limit, NULL,
+                    FUTEX_BITSET_MATCH_ANY) != 0 && errno == ETIMEDOUT)
+            return __atomic_load_n(&call->own.state, __ATOMIC_ACQUIRE) != CALL_ASLEEP;
+    return true;
+}
+
+/* A first limit may have passed while the whole process was stopped; a dispatcher that runs keeps the second. */
 static void await_answer(const struct dispatch *d, struct call *call)
 {
     const uint64_t now_us = clock_monotonic_us();
     uint64_t limit_us = call->deadline_us > now_us ? call->deadline_us : now_us;
     uint32_t expected = CALL_PENDING;
-    struct timespec limit;
 
-    limit_us += DISPATCH_SLACK_US + ((call->steps & CALL_MANAGE) != 0 ? d->options.manage_ms * 1000 : 0);
-    limit = (struct timespec){ .tv_sec = (time_t)(limit_us / 1000000), .tv_nsec = (long)(limit_us % 1000000) * 1000 };
+    limit_us += DISPATCH_SLACK_US / 2 + ((call->steps & CALL_MANAGE) != 0 ? d->options.manage_ms * 1000 : 0);
     if (!__atomic_compare_exchange_n(&call->own.state, &expected, CALL_ASLEEP, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
         return;
-    while (__atomic_load_n(&call->own.state, __ATOMIC_ACQUIRE) == CALL_ASLEEP)
-        if (syscall(SYS_futex, &call->own.state, FUTEX_WAIT_BITSET_PRIVATE, CALL_ASLEEP, &limit, NULL,
-                    FUTEX_BITSET_MATCH_ANY) != 0 && errno == ETIMEDOUT) {
-            log_error("dispatcher_stuck", log_text("effect", "the process ends, to be started again"));
-            abort();
-        }
+    if (sleep_until(call, limit_us) || sleep_until(call, clock_monotonic_us() + DISPATCH_SLACK_US / 2))
+        return;
+    log_error("dispatcher_stuck", log_text("effect", "the process ends, to be started again"));
+    abort();
 }
 
 void dispatch_call(struct dispatch *dispatch, struct call *call)
