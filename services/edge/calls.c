@@ -261,11 +261,28 @@ static void leave_flight(struct dispatch *d, struct slot *slot)
     list_remove(d, &d->flight[slot->role], slot);
 }
 
+/* What was asked for is somebody else's, or nothing: then the best credential does not open it. */
+static enum err judge_object(struct call *call)
+{
+    struct verdict *verdict = &call->verdict;
+    const bool is_foreign =
+        call->object_tenant[0] != '\0' && strcmp(call->object_tenant, verdict->tenant_id) != 0;
+    const enum err err = call->object_err != ERR_OK ? call->object_err : is_foreign ? ERR_DENIED : ERR_OK;
+
+    if (err != ERR_OK) {
+        verdict->error = (uint64_t)err;
+        set_text(verdict->reason, sizeof verdict->reason, "server");
+    }
+    return err;
+}
+
 void call_verdict_came(struct dispatch *d, struct slot *slot)
 {
-    const enum err err = err_from_wire(slot->call->verdict.error);
+    enum err err = err_from_wire(slot->call->verdict.error);
 
     histogram_observe_us(HISTOGRAM_verdict_latency, d->now_us - slot->step_us);
+    if (err == ERR_OK)
+        err = judge_object(slot->call);
     if (err != ERR_OK) {
         call_end(d, slot, err);
         return;

@@ -70,6 +70,8 @@ struct call {
     struct audit_event event;                 /* event, request_id, address, method, path, server, tool, ... */
     uint64_t status_if_ok;                    /* status of the event when all steps succeed; 0: it is not the answer (decision) */
     uint64_t started_us;                      /* monotonic, for latency_us */
+    enum err object_err;                      /* not ERR_OK: what a good verdict becomes (the server asked about is unknown) */
+    char object_tenant[81];                   /* not "": ERR_DENIED for who acts in another tenant */
 
     /* out */
     enum err err;                             /* the answer's error; ERR_OK: all steps done */

@@ -143,6 +143,25 @@ static enum err parse_need(const char *query, struct need *ret_need)
     return ERR_OK;
 }
 
+/*
+ * The server a caller asks about opens to whom /mcp/{server} opens it.  One that is not registered opens to nobody; 403
+ * tells it, because proxies make an error of their own of any other refusal.
+ */
+static void need_server(const struct exchange *exchange, const char *slug, struct call *call)
+{
+    struct server_entry server;
+    enum err err;
+
+    if (slug[0] == '\0')
+        return;
+    text_copy(call->verdict_request.server, sizeof call->verdict_request.server, slug);
+    text_copy(call->event.server, sizeof call->event.server, slug);
+    err = servers_find(exchange->edge->servers, slug, &server);
+    call->object_err = err == ERR_NOT_FOUND ? ERR_DENIED : err;
+    if (err == ERR_OK)
+        text_copy(call->object_tenant, sizeof call->object_tenant, server.tenant_id);
+}
+
 /* The path of a URI or URL, without query and origin. */
 static void copy_original_path(struct audit_event *event, const char *uri)
 {
@@ -209,8 +228,7 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     call = gate_prepare(exchange, need.scopes, need.for_nginx);
     if (call == NULL)
         return;
-    text_copy(call->verdict_request.server, sizeof call->verdict_request.server, need.server);
-    text_copy(call->event.server, sizeof call->event.server, need.server);
+    need_server(exchange, need.server, call);
     take_originals(exchange, match, &call->event);
     if (!gate_pass(exchange, call, need.for_nginx))
         return;
