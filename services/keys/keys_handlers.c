@@ -156,6 +156,12 @@ static bool ended_by_reuse(struct pending *p, bool is_foreign)
 
 /* ---- keys: create ------------------------------------------------------------------------------ */
 
+/* Behind act, claim, key_create and key_create_side. */
+static bool has_replaced_key(PGresult *const *results)
+{
+    return strcmp(PQcmdTuples(results[4]), "0") != 0;
+}
+
 static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
@@ -170,6 +176,10 @@ static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult 
         return;
     if (!store_read_key(store_object_rows(results, count), 0, &key)) {
         answer_err(p, ERR_CONFLICT, NULL, "", "the key that this request made is gone");
+        return;
+    }
+    if (effect.is_repeat && !has_replaced_key(results)) {
+        answer_err(p, ERR_CONFLICT, "key_changed", "", "the key that this request made has been changed since");
         return;
     }
     snprintf(p->object, sizeof p->object, "%s", key.id);

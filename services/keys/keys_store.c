@@ -72,9 +72,12 @@ static const struct postgres_statement statements[] = {
                     " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $8)" },
     { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by) SELECT $4, $5, $1 WHERE " CLAIMED
                          " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)" },
-    /* A repeated create: the first answer, and with it the secret, never reached its caller. */
+    /* A repeated create: the first answer, and with it the secret, never reached its caller.  A key that was given other
+     * scopes or another owner since, or was revoked, is no longer what this request asked for. */
     { "key_replace", "UPDATE public.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
                      " WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt <> $3 AND r.fingerprint = $4 AND a.id = r.object"
+                     " AND a.permissions = $7 AND a.\"referenceId\" = $8"
+                     " AND NOT EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = a.id AND k.revoked_at IS NOT NULL)"
                      " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $5)" },
     { "key_created", KEY_SELECT("WHERE x.id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)", "") },
     { "key_update", "UPDATE public.apikey SET \"updatedAt\" = " NOW_MS ","
@@ -385,6 +388,8 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step_value(step, actor->fingerprint);
     step_value(step, creation->digest);
     step_value(step, creation->start);
+    step_value(step, creation->permissions);
+    step_value(step, creation->reference_id);
     return plan_run(&plan, store, actor, "key_created", fn, owner);
 }
 
