@@ -61,6 +61,9 @@ enum err keys_decide_fields(const struct caller *caller, const struct key_fields
         return problem_set(reterr, ERR_DENIED, NULL, "userId", "only an administrator may choose the owner");
     if (fields->has_tenant)
         return problem_set(reterr, ERR_DENIED, NULL, "tenantId", "only an administrator may choose the tenant");
+    /* It replaces the tier's limit, so a key could lift its own (and undo what an administrator set). */
+    if (fields->has_rate)
+        return problem_set(reterr, ERR_DENIED, NULL, "rateLimit", "only an administrator may choose the limit");
     if (fields->has_scopes && !scopes_cover(caller->scopes, fields->scopes))
         return problem_set(reterr, ERR_DENIED, NULL, "scopes",
                            "a key cannot be given a scope that its creator does not hold");

@@ -323,6 +323,10 @@ static void nobody_gives_more_than_they_have(void **state)
     fields.has_user = false;
     fields.has_tenant = true;
     is_refused(keys_decide_fields(&alice, &fields, &problem), ERR_DENIED, "tenantId");
+    fields.has_tenant = false;
+    fields.has_rate = true;
+    is_refused(keys_decide_fields(&alice, &fields, &problem), ERR_DENIED, "rateLimit");
+    assert_int_equal(keys_decide_fields(&admin, &fields, &problem), ERR_OK);
 }
 
 static void a_tenant_is_what_the_owner_belongs_to(void **state)
