@@ -630,7 +630,8 @@ static void take_address(struct exchange *exchange, const struct mg_request_info
         if (head->fields[i - 1].id != HTTP_X_FORWARDED_FOR)
             continue;
         text_copy(nearer, sizeof nearer, space->address);
-        peers_client(peers, nearer, head->fields[i - 1].value, space->address);
+        if (!peers_client(peers, nearer, head->fields[i - 1].value, space->address))
+            return;
     }
 }
 

@@ -120,7 +120,7 @@ static void format_address(const uint8_t bytes[16], char ret_address[PEERS_ADDRE
         inet_ntop(AF_INET6, bytes, ret_address, PEERS_ADDRESS_SIZE);
 }
 
-void peers_client(const struct peers *peers, const char *peer, const char *forwarded,
+bool peers_client(const struct peers *peers, const char *peer, const char *forwarded,
                   char ret_address[PEERS_ADDRESS_SIZE])
 {
     size_t end = forwarded == NULL ? 0 : strlen(forwarded);
@@ -128,7 +128,7 @@ void peers_client(const struct peers *peers, const char *peer, const char *forwa
 
     snprintf(ret_address, PEERS_ADDRESS_SIZE, "%s", peer);
     if (!peers_trusts(peers, peer))
-        return;
+        return true;
     for (unsigned hop = 0; hop < PEERS_HOPS_MAX && end > 0; hop++) {
         size_t start, stop;
 
@@ -138,10 +138,13 @@ void peers_client(const struct peers *peers, const char *peer, const char *forwa
         while (end > 0 && strchr(", \t", forwarded[end - 1]) == NULL)
             end--;
         start = end;
-        if (!parse_hop(forwarded + start, stop - start, bytes))
-            return;
+        if (stop > start && !parse_hop(forwarded + start, stop - start, bytes))
+            return false;
+        if (stop == start)
+            break;
         format_address(bytes, ret_address);
         if (!is_known(peers, bytes))
-            return;
+            return true;
     }
+    return true;
 }

@@ -23,8 +23,9 @@ bool peers_trusts(const struct peers *peers, const char *address);
 /*
  * The right-most entry of `forwarded` that is no configured proxy; `peer` when there is none, when the entry is no
  * address, or when the peer itself is not trusted.  Ports and brackets are taken off.
+ * false: an entry is no address, so whatever stands to the left of it means nothing.
  */
-void peers_client(const struct peers *peers, const char *peer, const char *forwarded,
+bool peers_client(const struct peers *peers, const char *peer, const char *forwarded,
                   char ret_address[PEERS_ADDRESS_SIZE]);
 
 #endif

@@ -72,6 +72,19 @@ static void the_client_is_the_right_most_hop_that_is_no_proxy(void **state)
     }
 }
 
+static void what_is_no_address_ends_the_chain(void **state)
+{
+    struct peers peers = parse("10.0.0.0/8");
+    char client[PEERS_ADDRESS_SIZE];
+    (void)state;
+
+    assert_false(peers_client(&peers, "10.0.0.1", "unknown", client));
+    assert_false(peers_client(&peers, "10.0.0.1", "1.2.3.4, _hidden, 10.0.0.2", client));
+    assert_true(peers_client(&peers, "10.0.0.1", "junk, 1.2.3.4", client));
+    assert_true(peers_client(&peers, "10.0.0.1", " , ", client));
+    assert_true(peers_client(&peers, "10.0.0.1", NULL, client));
+}
+
 static void a_long_list_costs_bounded_work(void **state)
 {
     static char list[20000];
@@ -91,6 +104,7 @@ int main(void)
         cmocka_unit_test(what_is_no_address_is_refused),
         cmocka_unit_test(nobody_is_trusted_unless_configured),
         cmocka_unit_test(the_client_is_the_right_most_hop_that_is_no_proxy),
+        cmocka_unit_test(what_is_no_address_ends_the_chain),
         cmocka_unit_test(a_long_list_costs_bounded_work),
     };
 
