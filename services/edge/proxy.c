@@ -16,9 +16,11 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/clock.h"
+#include "common/destination.h"
 #include "common/metrics.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
@@ -365,6 +367,19 @@ static size_t on_read(char *buffer, size_t one, size_t capacity, void *owner)
 
 /* ---- the request to the upstream ---- */
 
+/* What a name resolves to is known here only. */
+static curl_socket_t on_open(void *owner, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    struct transfer *transfer = owner;
+
+    (void)purpose;
+    if (destination_is_refused(&address->addr)) {
+        transfer->fault = "the upstream's address is link-local or otherwise none for an upstream";
+        return CURL_SOCKET_BAD;
+    }
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
 static bool add_line(struct transfer *transfer, const char *line)
 {
     struct curl_slist *longer = curl_slist_append(transfer->request_fields, line);
@@ -497,6 +512,8 @@ static bool prepare(struct transfer *transfer, const char *rest)
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)config->connect_ms);
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/cleanup.h"
+#include "common/destination.h"
 #include "common/scope.h"
 
 DEFINE_DESTROY(json_destroy, json_t, json_decref)
@@ -440,30 +441,6 @@ bool keys_slug_is_valid(const char *slug)
     return length >= 1 && length <= 64 && strspn(slug, "abcdefghijklmnopqrstuvwxyz0123456789-") == length;
 }
 
-/* 169.254.0.0/16 (link-local, cloud metadata), 0.0.0.0/8, multicast and above; 100.100.100.200 and 192.0.0.192 serve metadata too. */
-static bool ipv4_is_refused(uint32_t address)
-{
-    return address >> 16 == 0xa9fe || address >> 24 == 0 || address >= 0xe0000000
-        || address == 0x646464c8 || address == 0xc00000c0;
-}
-
-static bool ipv6_is_refused(const uint8_t a[16])
-{
-    static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
-    static const uint8_t translated[12] = { 0, 0x64, 0xff, 0x9b };
-    static const uint8_t metadata[16] = { 0xfd, 0x00, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02 };
-    const uint32_t tail = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
-
-    if ((a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || a[0] == 0xff)    /* fe80::/10, ff00::/8 */
-        return true;
-    if (memcmp(a, metadata, sizeof metadata) == 0)
-        return true;
-    if (memcmp(a, mapped, sizeof mapped) == 0 || memcmp(a, translated, sizeof translated) == 0)
-        return ipv4_is_refused(tail);
-    return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1
-           && ipv4_is_refused(tail); /* ::a.b.c.d and ::, but not ::1 */
-}
-
 static bool host_is_refused(const char *host)
 {
     static const char *const names[] = { "metadata", "metadata.google.internal", "instance-data",
@@ -476,15 +453,16 @@ static bool host_is_refused(const char *host)
             return true;
     }
     if (inet_pton(AF_INET6, host, ipv6) == 1)
-        return ipv6_is_refused(ipv6);
+        return destination_refuses_ipv6(ipv6);
     /* inet_aton takes what resolvers take: decimal, octal, hexadecimal, and fewer than four parts. */
-    return inet_aton(host, &ipv4) == 1 && ipv4_is_refused(ntohl(ipv4.s_addr));
+    return inet_aton(host, &ipv4) == 1 && destination_refuses_ipv4(ntohl(ipv4.s_addr));
 }
 
 /* host[:port], with an IPv6 address in brackets. */
 static const char *authority_fault(const char *authority, size_t length)
 {
     char host[256];
+    struct in6_addr ipv6;
     const char *start = authority, *end = authority + length, *stop, *port;
 
     if (memchr(authority, '@', length) != NULL)
@@ -509,6 +487,8 @@ static const char *authority_fault(const char *authority, size_t length)
     host[stop - start] = '\0';
     if (authority[0] != '['
         && strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.") != strlen(host))
+        return "the host is missing or malformed";
+    if (authority[0] == '[' && inet_pton(AF_INET6, host, &ipv6) != 1)    /* a zone among others, RFC 6874 */
         return "the host is missing or malformed";
     if (host[0] != '\0' && host[strlen(host) - 1] == '.')
         host[strlen(host) - 1] = '\0';

@@ -433,6 +433,7 @@ static void a_url_that_leads_astray_is_refused(void **state)
         "http://100.100.100.200/", "http://192.0.0.192/", "http://[fe80::1]/", "http://[febf::1]:80/", "http://[ff02::1]/", "http://[::]/",
         "http://[::ffff:169.254.169.254]/", "http://[::169.254.169.254]/", "http://[64:ff9b::a9fe:a9fe]/", "http://[fd00:ec2::254]/",
         "http://metadata/", "http://METADATA.google.internal/computeMetadata", "https://metadata.google.internal./", "http://instance-data/latest",
+        "http://[fe80::1%25eth0]/", "http://[fe80::a9fe:a9fe%251]:80/", "http://[1.2.3.4]/", "http://[name]/",
     };
     char text[KEYS_URL_MAX + 100];
 

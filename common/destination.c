@@ -1,0 +1,45 @@
+/* destination.c - IPv4 ranges, and the IPv6 addresses that hold one of theirs. */
+#include "common/destination.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <string.h>
+
+/* 169.254.0.0/16 (link-local, cloud metadata), 0.0.0.0/8, multicast and above; 100.100.100.200 and 192.0.0.192 serve metadata too. */
+bool destination_refuses_ipv4(uint32_t address)
+{
+    return address >> 16 == 0xa9fe || address >> 24 == 0 || address >= 0xe0000000
+        || address == 0x646464c8 || address == 0xc00000c0;
+}
+
+bool destination_refuses_ipv6(const uint8_t a[16])
+{
+    static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+    static const uint8_t translated[12] = { 0, 0x64, 0xff, 0x9b };
+    static const uint8_t metadata[16] = { 0xfd, 0x00, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02 };
+    const uint32_t tail = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
+
+    if ((a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || a[0] == 0xff)    /* fe80::/10, ff00::/8 */
+        return true;
+    if (memcmp(a, metadata, sizeof metadata) == 0)
+        return true;
+    if (memcmp(a, mapped, sizeof mapped) == 0 || memcmp(a, translated, sizeof translated) == 0)
+        return destination_refuses_ipv4(tail);
+    return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1
+           && destination_refuses_ipv4(tail); /* ::a.b.c.d and ::, but not ::1 */
+}
+
+bool destination_is_refused(const struct sockaddr *address)
+{
+    struct sockaddr_in ipv4;
+    struct sockaddr_in6 ipv6;
+
+    if (address->sa_family == AF_INET) {
+        memcpy(&ipv4, address, sizeof ipv4);
+        return destination_refuses_ipv4(ntohl(ipv4.sin_addr.s_addr));
+    }
+    if (address->sa_family != AF_INET6)
+        return true;
+    memcpy(&ipv6, address, sizeof ipv6);
+    return destination_refuses_ipv6(ipv6.sin6_addr.s6_addr);
+}
