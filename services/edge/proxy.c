@@ -399,16 +399,27 @@ static bool add_field(struct transfer *transfer, const char *name, const char *v
     return length > 0 && (size_t)length < sizeof line && add_line(transfer, line);
 }
 
+/* Any of several Connection fields may name it. */
+static bool passes(const struct http_head *head, const struct http_field *field)
+{
+    bool does = proxy_passes_request(field->name, field->name_length, NULL);
+
+    for (size_t i = 0; i < head->count && does && head->seen[HTTP_CONNECTION] > 0; i++) {
+        if (head->fields[i].id == HTTP_CONNECTION)
+            does = proxy_passes_request(field->name, field->name_length, head->fields[i].value);
+    }
+    return does;
+}
+
 static bool add_client_fields(struct transfer *transfer)
 {
     const struct http_head *head = transfer->exchange->head;
-    const struct http_field *connection = http_head_find(head, HTTP_CONNECTION);
     bool has_agent = false, has_accept = false, fits = true;
 
     for (size_t i = 0; i < head->count && fits; i++) {
         const struct http_field *field = &head->fields[i];
 
-        if (!proxy_passes_request(field->name, field->name_length, connection != NULL ? connection->value : NULL))
+        if (!passes(head, field))
             continue;
         has_agent = has_agent || strcasecmp(field->name, "user-agent") == 0;
         has_accept = has_accept || strcasecmp(field->name, "accept") == 0;
@@ -416,7 +427,8 @@ static bool add_client_fields(struct transfer *transfer)
     }
     /* libcurl's own are taken out: the upstream sees the client's fields or none */
     return fits && add_line(transfer, "Expect:") && (has_accept || add_line(transfer, "Accept:"))
-           && (has_agent || add_line(transfer, "User-Agent:"));
+           && (has_agent || add_line(transfer, "User-Agent:"))
+           && (head->seen[HTTP_CONTENT_TYPE] > 0 || add_line(transfer, "Content-Type:"));
 }
 
 static bool add_identity(struct transfer *transfer)
@@ -434,16 +446,20 @@ static bool add_identity(struct transfer *transfer)
            && add_field(transfer, "X-Request-Id", transfer->exchange->request_id);
 }
 
+/* Twice: then one is the client's, and nobody knows which. */
+static const struct http_field *said_by_proxy(const struct exchange *exchange, enum http_name name)
+{
+    return exchange->peer_is_trusted && exchange->head->seen[name] == 1 ? http_head_find(exchange->head, name) : NULL;
+}
+
 static bool add_forwarding(struct transfer *transfer)
 {
     const struct exchange *exchange = transfer->exchange;
     const struct http_field *host = http_head_find(exchange->head, HTTP_HOST);
-    const struct http_field *scheme = http_head_find(exchange->head, HTTP_X_FORWARDED_PROTO);
-    const struct http_field *name = http_head_find(exchange->head, HTTP_X_FORWARDED_HOST);
+    const struct http_field *scheme = said_by_proxy(exchange, HTTP_X_FORWARDED_PROTO);
+    const struct http_field *name = said_by_proxy(exchange, HTTP_X_FORWARDED_HOST);
     char chain[2 * PEERS_ADDRESS_SIZE + 2];
 
-    if (!exchange->peer_is_trusted)
-        scheme = name = NULL;
     if (strcmp(exchange->address, exchange->peer) != 0)
         snprintf(chain, sizeof chain, "%s, %s", exchange->address, exchange->peer);
     else
