@@ -115,7 +115,7 @@ static enum err parse_scopes(const char *text, uint64_t *ret_scopes)
         text += length;
     }
     *ret_scopes = scopes;
-    return ERR_OK;
+    return scopes != 0 ? ERR_OK : ERR_MALFORMED;    /* an empty variable of a proxy must not open what it was to guard */
 }
 
 static enum err parse_need(const char *query, struct need *ret_need)
@@ -136,8 +136,8 @@ static enum err parse_need(const char *query, struct need *ret_need)
         if (err == ERR_MALFORMED)
             return err;
         err = query_find(query, "server", need.server, sizeof need.server);
-        if (err == ERR_MALFORMED)
-            return err;
+        if (err == ERR_MALFORMED || (err == ERR_OK && need.server[0] == '\0'))
+            return ERR_MALFORMED;
     }
     *ret_need = need;
     return ERR_OK;
@@ -219,7 +219,7 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
         const struct refusal refusal = {
             .err = ERR_MALFORMED,
             .for_nginx = need.for_nginx,
-            .detail = "scope, server or nginx in the query is unknown, repeated or badly escaped"
+            .detail = "scope, server or nginx in the query is empty, unknown, repeated or badly escaped"
         };
 
         answer_refuse_early(exchange, &refusal, "query");

@@ -104,6 +104,12 @@ def test_a_server_opens_to_a_proxy_as_it_opens_at_the_gateway(gateway, people, u
     assert (event["outcome"], event["reason"], event["status"], event["server"]) == ("refused", "server", 403, "bobs")
 
 
+def test_an_empty_need_is_no_need_at_all(gateway, people):
+    for query in ("?scope=", "?scope", "?scope=,", "?server=", "?scope=proxy&server", "?scope=proxy&scope=read", "?scope=root"):
+        assert gateway.check(people["eve"], query).status_code == 400, query
+    assert gateway.check(people["eve"]).status_code == 200
+
+
 def test_a_caller_sets_no_limit_for_itself(gateway, people):
     limit = {"requests": 2147483647, "window": 1}
     made = gateway.make_key(key=people["eve"], scopes=["read"])
