@@ -64,6 +64,7 @@ struct transfer {
     /* the upstream's answer */
     struct writer fields, out;
     int status;                          /* of the last status line */
+    char connection[256];                /* its Connection fields, joined */
     bool has_length, has_coding, has_head, is_chunked, has_no_body;
     uint64_t length, bytes;              /* declared, and passed so far */
     bool has_sent;                       /* the client has got a byte */
@@ -196,6 +197,17 @@ static void put_location(struct transfer *transfer, const char *value, size_t le
         put_field(transfer, "Location", 8, mapped, strlen(mapped));
 }
 
+static bool take_connection(struct transfer *transfer, const char *value, size_t length)
+{
+    const size_t used = strlen(transfer->connection);
+
+    if (used + length + 2 > sizeof transfer->connection)
+        return false;
+    memcpy(transfer->connection + used, value, length);
+    memcpy(transfer->connection + used + length, ",", 2);
+    return true;
+}
+
 /* One field line; false: it makes the answer unusable. */
 static bool take_field(struct transfer *transfer, const char *line, size_t size)
 {
@@ -216,6 +228,8 @@ static bool take_field(struct transfer *transfer, const char *line, size_t size)
         return false;
     if (name_length == 14 && strncasecmp(line, "content-length", 14) == 0)
         return take_length(transfer, value, value_length);
+    if (name_length == 10 && strncasecmp(line, "connection", 10) == 0)
+        return take_connection(transfer, value, value_length);
     if (name_length == 17 && strncasecmp(line, "transfer-encoding", 17) == 0)
         transfer->has_coding = true;
     if (name_length == 8 && strncasecmp(line, "location", 8) == 0)
@@ -234,6 +248,7 @@ static void begin_answer(struct transfer *transfer, const char *line, size_t siz
                            : 0;
     transfer->fields = writer_on(transfer->client->fields, sizeof transfer->client->fields);
     transfer->has_length = transfer->has_coding = false;
+    transfer->connection[0] = '\0';
 }
 
 /* The head of our answer, with framing of our own. */
@@ -275,6 +290,7 @@ static size_t end_head(struct transfer *transfer, size_t size)
         return fail_upstream(transfer, "the upstream refused the gateway's own request for lack of credentials");
     if (transfer->has_coding)
         transfer->has_length = false;    /* RFC 9112 6.3: the coding wins, and we frame anew */
+    transfer->fields.size = proxy_drop_named(transfer->fields.bytes, transfer->fields.size, transfer->connection);
     write_head(transfer);
     return size;
 }

@@ -81,6 +81,24 @@ bool proxy_passes_response(const char *name, size_t length, bool with_cors)
     return !is_one_of(folded, hop_by_hop) && !is_one_of(folded, dropped) && !starts_with(folded, "x-mcpgw-");
 }
 
+size_t proxy_drop_named(char *lines, size_t size, const char *connection)
+{
+    size_t kept = 0;
+
+    for (size_t at = 0; at < size;) {
+        const char *end = memchr(lines + at, '\n', size - at);
+        const size_t length = end != NULL ? (size_t)(end - (lines + at)) + 1 : size - at;
+        const char *colon = memchr(lines + at, ':', length);
+
+        if (colon == NULL || !list_names(connection, lines + at, (size_t)(colon - (lines + at)))) {
+            memmove(lines + kept, lines + at, length);
+            kept += length;
+        }
+        at += length;
+    }
+    return kept;
+}
+
 static bool origin_equals(const char *pattern, size_t length, const char *origin)
 {
     if (length == 1 && pattern[0] == '*')

@@ -15,6 +15,8 @@
 bool proxy_passes_request(const char *name, size_t length, const char *connection);
 /* Towards the client. with_cors: the gateway sets its own CORS fields. */
 bool proxy_passes_response(const char *name, size_t length, bool with_cors);
+/* Takes the lines out that `connection` names, of lines that end with CR LF.  Returns what is left of `size`. */
+size_t proxy_drop_named(char *lines, size_t size, const char *connection);
 /* "https://a, http://localhost:*, *" */
 bool proxy_origin_is_allowed(const char *allowed, const char *public_url, const char *origin);
 /*

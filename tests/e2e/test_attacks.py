@@ -162,6 +162,16 @@ def test_only_what_the_client_said_and_we_know_reaches_the_upstream(gateway, ups
     assert not {"x_mcpgw_user", "x-keep", "x-second", "connection", "x-api-key", "content-type"} & set(fields)
 
 
+def test_fields_between_the_upstream_and_us_stay_there(gateway):
+    upstream = RawUpstream(b"HTTP/1.1 200 OK\r\nX-Hop: 1\r\nX-Kept: 2\r\nConnection: close, x-hop\r\nX-Mcpgw-User: evil\r\n"
+                           b"Content-Length: 2\r\n\r\nok")
+    add_server(gateway, "hop", f"http://127.0.0.1:{upstream.port}/")
+    (answer,) = wait_until(lambda: (a := gateway.call("POST", "/mcp/hop", json={})).status_code == 200 and (a,), what="the server is known")
+    upstream.close()
+    assert answer.headers["x-kept"] == "2" and answer.text == "ok"
+    assert "x-hop" not in answer.headers and "x-mcpgw-user" not in answer.headers
+
+
 def test_what_a_client_says_beside_its_proxy_counts_for_nothing(own_gateway, upstream):
     gateway = own_gateway(settings={"MCPGW_SETTINGS_edge": "MCPGW_TRUSTED_PROXIES=127.0.0.1/32"})
     add_server(gateway, "raw", f"http://127.0.0.1:{upstream.port}/")

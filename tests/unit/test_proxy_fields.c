@@ -67,6 +67,24 @@ static void answers_keep_their_fields_but_not_our_names(void **state)
     assert_true(proxy_passes_response("Access-Control-Allow-Origin", 27, false));
 }
 
+static void what_an_answer_names_in_connection_is_dropped(void **state)
+{
+    static const struct { const char *connection, *left; } cases[] = {
+        { "", "A: 1\r\nX-Hop: 2\r\nB: x-hop\r\n" }, { "close,", "A: 1\r\nX-Hop: 2\r\nB: x-hop\r\n" },
+        { "close,x-hop,", "A: 1\r\nB: x-hop\r\n" }, { "b, X-HOP,a,", "" }, { "X-Ho,", "A: 1\r\nX-Hop: 2\r\nB: x-hop\r\n" },
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char lines[] = "A: 1\r\nX-Hop: 2\r\nB: x-hop\r\n";
+        const size_t left = proxy_drop_named(lines, sizeof lines - 1, cases[i].connection);
+
+        lines[left] = '\0';
+        assert_string_equal(lines, cases[i].left);
+    }
+    assert_int_equal(proxy_drop_named(NULL, 0, "a"), 0);
+}
+
 static void web_origins_are_matched_whole(void **state)
 {
     static const char allowed[] = "http://localhost:*, https://a.example";
@@ -116,6 +134,7 @@ int main(void)
         cmocka_unit_test(fields_that_connection_names_are_hop_by_hop),
         cmocka_unit_test(all_other_fields_reach_the_upstream),
         cmocka_unit_test(answers_keep_their_fields_but_not_our_names),
+        cmocka_unit_test(what_an_answer_names_in_connection_is_dropped),
         cmocka_unit_test(web_origins_are_matched_whole),
         cmocka_unit_test(locations_of_the_upstream_become_ours),
     };
