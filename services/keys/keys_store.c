@@ -73,12 +73,14 @@ static const struct postgres_statement statements[] = {
     { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by) SELECT $4, $5, $1 WHERE " CLAIMED
                          " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)" },
     /* A repeated create: the first answer, and with it the secret, never reached its caller.  A key that was given other
-     * scopes or another owner since, or was revoked, is no longer what this request asked for. */
+     * scopes or another owner since, or was revoked, is no longer what this request asked for.
+     * It was created once, so what happens to it now has another name in the trail. */
     { "key_replace", "UPDATE public.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
                      " WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt <> $3 AND r.fingerprint = $4 AND a.id = r.object"
                      " AND a.permissions = $7 AND a.\"referenceId\" = $8"
                      " AND NOT EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = a.id AND k.revoked_at IS NOT NULL)"
-                     " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $5)" },
+                     " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $5)"
+                     " RETURNING set_config('mcpgw.event', 'key.updated', true)" },
     { "key_created", KEY_SELECT("WHERE x.id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)", "") },
     { "key_update", "UPDATE public.apikey SET \"updatedAt\" = " NOW_MS ","
                     " name = CASE WHEN $5::boolean THEN $6 ELSE name END,"

@@ -227,6 +227,8 @@ def test_a_repeated_create_replaces_the_secret_that_was_never_shown(api, databas
     assert database.sql("SELECT key FROM apikey") == [(digest_of(again["key"]),)]
     changed = {row[0] for row in database.sql("SELECT digest FROM mcpgw.change")}
     assert changed == {digest_of(first["key"]), digest_of(again["key"])}      # caches forget both
+    events = [row[0] for row in database.sql("SELECT event FROM mcpgw.outbox WHERE key_id = %s ORDER BY sequence", first["id"])]
+    assert events[0] == "key.created" and set(events[1:]) == {"key.updated"}  # made once, whatever was repeated
 
 
 def test_a_request_id_is_good_for_one_request(api, database):
