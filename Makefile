@@ -46,7 +46,7 @@ PROGRAMS := $(foreach s,$(SERVICES),$(if $(wildcard services/$(s)/main.c),$(B)/b
 UNIT     := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 EXAMPLES := $(if $(wildcard compose/local/example_server.c),$(B)/bin/mcpgw-example-server)
 
-.PHONY: all clean programs tests up down reset status test check e2e fuzz fuzzers lint coverage bench docs
+.PHONY: all clean programs tests up down reset status test check e2e fuzz fuzzers builds chaos lint coverage bench docs
 .SECONDARY:
 all: programs tests
 
@@ -55,11 +55,11 @@ tests: $(UNIT)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(if $(V),,@echo "  CC    $@")
+	@$(if $(V),:,echo "  CC    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 $(B)/gen/%.o: $(B)/gen/%.c
-	$(if $(V),,@echo "  CC    $@")
+	@$(if $(V),:,echo "  CC    $@")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 # services/X/schema/*.sql become `const struct migration X_migrations[]`
@@ -107,22 +107,33 @@ up:
 down reset status:
 	@compose/local/$@
 
-# Everything, with sanitizers: unit, service, end to end, a short fuzz, lint, coverage.
-test:
-	@$(INSTALL) build run test lint
+# Everything: unit, service, end to end and chaos under ASan and UBSan, the edge under TSan, a short fuzz, lint, coverage.
+TSAN_TESTS := $(addprefix build/tsan/tests/,test_dispatch test_spool test_streams test_servers test_log test_metrics)
+builds:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
+test:
+	@$(INSTALL) build run test lint
+	@$(MAKE) --no-print-directory -s builds
 	@$(MAKE) --no-print-directory -s -j2 fuzzers
-	@tests/run unit service e2e fuzz
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=tsan $(TSAN_TESTS)
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=cov all
+	@tests/run lint unit service e2e chaos fuzz tsan coverage
 check:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
 	@tests/run unit service
 e2e:
 	@$(INSTALL) build run test
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
+	@$(MAKE) --no-print-directory -s builds
 	@tests/run e2e
+
+# MINUTES=60 make chaos looks longer
+chaos:
+	@$(INSTALL) build run test
+	@$(MAKE) --no-print-directory -s builds
+	@CHAOS_MINUTES=$(MINUTES) tests/run chaos
 
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SOURCES := $(wildcard common/*.c) $(filter-out %/main.c,$(wildcard services/*/*.c))
@@ -153,8 +164,7 @@ lint:
 coverage:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=cov all
-	@VARIANT=cov tests/run unit service
-	@tools/coverage
+	@tests/run coverage
 docs: $(B)/bin/mcpgw
 	@$(B)/bin/mcpgw docs messages > docs/messages.md
 	@$(B)/bin/mcpgw docs metrics > docs/metrics.md
