@@ -45,6 +45,13 @@ struct wait {
     void *owner;
 };
 
+/* An address of the bus: who is silent there? */
+struct listed {
+    bool was_up;
+    uint64_t since_us;
+    char address[BUS_ADDRESS_MAX];
+};
+
 struct feeder {
     struct feed_options options;
     struct bus *bus;
@@ -60,6 +67,7 @@ struct feeder {
         char address[BUS_ADDRESS_MAX];
     } ghosts[GHOSTS_MAX]; /* vanished edges that may still act */
     struct edge edges[BUS_EDGES_MAX];
+    struct listed listed[BUS_EDGES_MAX];
     uint32_t question_count, wait_count;
     struct question questions[QUESTIONS_MAX];
     struct wait waits[FEED_WAITS_MAX];
@@ -147,17 +155,35 @@ static bool is_ghost(const struct feeder *feed, const char *address, uint64_t no
 }
 
 /* Edges that exist and do not speak to us: just started as we have, or cut off from us alone.  Others may keep them going,
- * so nothing is known of what they have applied. */
+ * so nothing is known of what they have applied.  An address where nobody has ever answered counts for a lease and its
+ * grace: one host may have several. */
 static uint32_t count_silent(const struct feeder *feed, uint64_t now_us)
 {
     uint32_t count = 0;
 
     for (uint32_t e = 0; e < BUS_EDGES_MAX; e++) {
+        const struct listed *listed = &feed->listed[e];
         const char *address = bus_edge_address(feed->bus, e);
+        const bool is_new = strcmp(listed->address, address) != 0 || now_us < listed->since_us + feed->options.grace_ms * 1000;
 
-        count += !feed->edges[e].is_up && address[0] != '\0' && !is_ghost(feed, address, now_us);
+        if (!feed->edges[e].is_up && address[0] != '\0' && (is_new || listed->was_up) && !is_ghost(feed, address, now_us))
+            count++;
     }
     return count;
+}
+
+static void note_addresses(struct feeder *feed)
+{
+    for (uint32_t e = 0; e < BUS_EDGES_MAX; e++) {
+        struct listed *listed = &feed->listed[e];
+        const char *address = bus_edge_address(feed->bus, e);
+
+        if (strcmp(listed->address, address) != 0) {
+            *listed = (struct listed){ .since_us = clock_monotonic_us() };
+            snprintf(listed->address, sizeof listed->address, "%s", address);
+        }
+        listed->was_up |= feed->edges[e].is_up;
+    }
 }
 
 struct feed_applied feed_count(const struct feeder *feed, uint64_t sequence)
@@ -227,6 +253,7 @@ enum err feed_wait(struct feeder *feed, uint64_t sequence, feed_wait_fn *fn, voi
 
 static void on_tick(void *owner)
 {
+    note_addresses(owner);
     check_waits(owner);
 }
 

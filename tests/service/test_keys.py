@@ -598,19 +598,35 @@ def test_an_edge_that_is_there_and_silent_is_a_holder(database, edge, service, t
     add_user(database, "admin")
     with busedge.Edge(tmp / "edge-2") as other:
         other.welcomes = False
-        process = service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys"), MCPGW_LEASE_MS="300", MCPGW_STALE_GRACE_MS="700")
+        process = service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys"), MCPGW_LEASE_MS="1000", MCPGW_STALE_GRACE_MS="9000")
         process.wait_ready()
         api = Api(edge)
         edge.wait_worker("keys")
         tell_holders(edge)
         key = api.create()["id"]
-        applied = api.ok("key_disable", object=key)["applied"]
-        assert applied["holders"] == 1 and applied["of"] == 2 and applied["ms"] >= 1000
+        request_id = edge.new_id()
+        edge.send(edge.wait_worker("keys"), [("manage_request", {"operation": OPERATIONS["key_disable"], "object": key, "request_id": "sd", **ADMIN}, request_id)])
+        wait_until(lambda: database.sql("SELECT enabled FROM apikey") == [(False,)])
+        ask(edge, 0, 16)
+        assert not [m for m in edge.messages if m.name == "manage_reply"]
         other.welcomes = True
         other.wait_worker("keys")
         tell_holders(other)
-        ask(other, 0, 15)
-        assert api.ok("key_enable", object=key)["applied"]["holders"] == 2
+        reply = json.loads(edge.expect("manage_reply", lambda m: m.request_id == request_id)["body"])
+        assert reply["applied"]["holders"] == reply["applied"]["of"] == 2
+
+
+def test_an_address_where_nobody_ever_answered_is_no_holder_for_long(database, edge, service, tmp):
+    add_user(database, "admin")
+    with busedge.Edge(tmp / "edge-2") as other:
+        other.welcomes = False
+        process = service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys"), MCPGW_LEASE_MS="200", MCPGW_STALE_GRACE_MS="300")
+        process.wait_ready()
+        api = Api(edge)
+        edge.wait_worker("keys")
+        tell_holders(edge)
+        key = api.create()["id"]
+        wait_until(lambda: api.ok("key_disable", object=key)["applied"]["of"] == 1, what="the silent address to be given up")
 
 
 # ---- the trail, and the state -------------------------------------------------------------------
