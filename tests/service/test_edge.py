@@ -99,7 +99,7 @@ class Edge:
         self.port, self.sequence, self.upstream = free_port(), load("change", "key_revoke")["sequence"] - 1, url
         self.process = service("edge", **{
             "MCPGW_LISTEN": f"127.0.0.1:{self.port}", "MCPGW_BUS": f"ipc://{bus}/edge-1", "MCPGW_SPOOL_DIR": str(tmp / "spool"),
-            "MCPGW_SPOOL_BYTES": "1048576", "MCPGW_SEGMENT_BYTES": "131072", "MCPGW_THREADS": "32", "MCPGW_DECISION_MS": "30000",
+            "MCPGW_SPOOL_BYTES": "1048576", "MCPGW_SEGMENT_BYTES": "131072", "MCPGW_THREADS": "32", "MCPGW_DECISION_MS": "9000",
             "MCPGW_MANAGE_MS": "30000", "MCPGW_ATTEMPT_MS": "10000", "MCPGW_STALE_GRACE_MS": "60000", **settings})
         wait_until(lambda: self.process.readyz()[0] != 0, what="the edge's listener")
         self.peers = Peers(bus / "edge-1", roles)
