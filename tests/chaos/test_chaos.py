@@ -26,8 +26,8 @@ import pytest
 
 from e2e_gateway import Gateway, make_home, wait_until
 
-SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES", "0.75"))
-SEED = int(os.environ.get("CHAOS_SEED", random.SystemRandom().randrange(1 << 32)))
+SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES") or 0.75)
+SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
 CLIENTS, KEYS, LIMIT = 6, 6, 500
 CALL_LIMIT_S = 25                    # decision, management and a freeze together are far below
 FREEZE_S = 9                         # beyond decision_ms and what a dispatcher may take on top
@@ -290,6 +290,7 @@ def count_events(gateway, event, keys):
         return dict(cursor.fetchall())
 
 
+@pytest.mark.timeout(SECONDS + 600)
 def test_whatever_dies_answers_and_trail_agree(chaotic):
     print(f"\nCHAOS_SEED={SEED} CHAOS_MINUTES={SECONDS / 60:g}")
     with chaotic.database() as connection:

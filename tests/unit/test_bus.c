@@ -786,6 +786,26 @@ static void a_worker_may_be_out_for_a_while(void **state)
     assert_int_equal(bench->downs, 0);
 }
 
+/* Who asks on_edge who is there would otherwise never hear of this edge. */
+static void an_edge_that_welcomed_a_worker_on_its_way_out_is_told_of_later(void **state)
+{
+    struct bench *bench = *state;
+
+    edge_bind(&bench->edge, bench->loop, bench->directory, "edge-1", "authz");
+    bench->edge.is_mute = true;
+    assert_int_equal(open_bus(bench, SERVICE_AUTHZ, false), ERR_OK);
+    bus_set_ready(bench->bus, true);
+    wait_for(bench, has_ready);
+    bus_set_ready(bench->bus, false);
+    edge_welcome(&bench->edge);
+    wait_for(bench, has_goodbye);
+    assert_int_equal(bench->ups, 0);
+    bench->edge.is_mute = false;
+    bus_set_ready(bench->bus, true);
+    wait_for(bench, is_welcome);
+    assert_int_equal(bench->ups, 1);
+}
+
 static void every_edge_of_the_directory_is_found(void **state)
 {
     struct bench *bench = *state;
@@ -885,6 +905,7 @@ int main(void)
         BENCH_TEST(later_readies_tell_the_applied_number),
         BENCH_TEST(goodbye_is_said_and_what_is_in_work_is_still_answered),
         BENCH_TEST(a_worker_may_be_out_for_a_while),
+        BENCH_TEST(an_edge_that_welcomed_a_worker_on_its_way_out_is_told_of_later),
         BENCH_TEST(every_edge_of_the_directory_is_found),
         BENCH_TEST(an_edge_on_tcp_is_found_by_name_and_trusted_by_its_key),
         BENCH_TEST(audit_hears_the_trail_and_speaks_on_replay),
