@@ -4,16 +4,19 @@
  */
 #include "services/edge/core.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/apikey.h"
 #include "common/cleanup.h"
 
 #define RECORDINGS_PER_TYPE 20u
 #define CODES_MAX           0x0600u
+#define APIKEY_SECRET_LOOK  16u    /* letters behind the prefix; `start`, which people are shown, has two */
 
 struct record {
     char dir[401];
@@ -60,12 +63,30 @@ static void blank_keys(uint8_t *json, size_t size)
         if (memcmp(json + at, name, sizeof name - 1) != 0)
             continue;
         at += sizeof name - 1;
-        while (at < size && (json[at] == ' ' || json[at] == ':' || json[at] == '\n' || json[at] == '\t'))
+        while (at < size && (json[at] == ' ' || json[at] == ':' || json[at] == '\n' || json[at] == '\t' || json[at] == '\r'))
             at++;
         if (at >= size || json[at] != '"')
             continue;
         for (at++; at < size && json[at] != '"'; at++)
             json[at] = 'x';
+    }
+}
+
+/* A member's name may be spelled with escapes: what looks like a key of ours goes wherever it stands. */
+static void blank_looks(uint8_t *json, size_t size)
+{
+    const size_t prefix = sizeof APIKEY_PREFIX - 1;
+
+    for (size_t at = 0; at + prefix + APIKEY_SECRET_LOOK < size; at++) {
+        size_t end = at + prefix;
+
+        if (memcmp(json + at, APIKEY_PREFIX, prefix) != 0)
+            continue;
+        while (end < size && (isalnum(json[end]) || json[end] == '_' || json[end] == '-'))
+            end++;
+        if (end - at >= prefix + APIKEY_SECRET_LOOK)
+            memset(json + at + prefix, 'x', end - at - prefix);
+        at = end - 1;
     }
 }
 
@@ -88,6 +109,7 @@ static void blank_secrets(const struct message_type *type, uint8_t *message, uin
             if (view.size > 0)
                 memcpy(views, view.bytes, view.size);
             blank_keys(views, view.size);
+            blank_looks(views, view.size);
             view.bytes = views;
             views += view.size;
             memcpy(message + field->offset, &view, sizeof view);

@@ -1296,7 +1296,7 @@ static void recordings_hold_no_secret(void **state)
     struct player authz, keys;
     struct caller *caller = malloc(sizeof *caller);
     char dir[128], text[4096], hex[64];
-    static const char body[] = "{\"name\":\"a\",\"key\": \"mcp_secret\"}";
+    static const char body[] = "{\"name\":\"a\",\"key\":\r\n\"mcp_secret\",\"k\\u0065y\":\"mcp_1spelledOtherwise\"}";
     (void)state;
 
     prepare_edge(&edge);
@@ -1318,6 +1318,9 @@ static void recordings_hold_no_secret(void **state)
     assert_true(recordings(dir, "manage_request", text, sizeof text) > 0);
     hex_encode((const uint8_t *)"mcp_secret", 10, hex);
     assert_null(strstr(text, "mcp_secret"));
+    assert_null(strstr(text, hex));
+    hex_encode((const uint8_t *)"Otherwise", 9, hex);
+    assert_null(strstr(text, "Otherwise"));
     assert_null(strstr(text, hex));
     kill_player(&authz);
     kill_player(&keys);
