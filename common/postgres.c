@@ -15,6 +15,7 @@
 #include "common/clock.h"
 #include "common/encode.h"
 #include "common/log.h"
+#include "common/lookup.h"
 #include "common/metrics.h"
 
 #define CONNECT_US     5000000u    /* longest a connection attempt may take, all hosts of the URL together */
@@ -41,6 +42,9 @@ struct postgres {
     struct loop *loop;
     struct postgres_options options;
     struct secret url;
+    char host[LOOKUP_HOST];                 /* a name that is looked up before connecting; "": libpq sees to the host */
+    struct lookup *lookup;
+    struct lookup_addresses addresses;      /* what the name meant last */
     uint32_t timeout_ms;
     enum state state;
     bool doomed;                            /* to be dropped by a timer; takes no calls */
@@ -265,16 +269,28 @@ static void ignore_notice(void *owner, const PGresult *notice)
     (void)notice;
 }
 
-static void start_connecting(void *owner)
+static void join(char *list, size_t size, const char *item)
 {
-    struct postgres *postgres = owner;
-    /* Before dbname: what the URL says wins.  DNS is looked up here; operators who want no wait give addresses. */
-    const char *const names[] = { "application_name", "tcp_user_timeout", "keepalives_idle", "gssencmode", "dbname",
-                                  "client_encoding", NULL };
-    const char *const values[] = { postgres->options.application_name, "2000", "5", "disable",
-                                   secret_text(&postgres->url), "UTF8", NULL };
+    size_t length = strlen(list);
 
-    postgres->retry_timer = 0;
+    snprintf(list + length, size - length, "%s%s", length > 0 ? "," : "", item);
+}
+
+static void connect_now(struct postgres *postgres)
+{
+    char hosts[LOOKUP_MAX * LOOKUP_HOST] = "", numbers[LOOKUP_MAX * sizeof postgres->addresses.texts[0]] = "";
+    /* Before dbname: what the URL says wins.  Behind it: the addresses of its host, for libpq one host each. */
+    const char *names[] = { "application_name", "tcp_user_timeout", "keepalives_idle", "gssencmode", "dbname",
+                            "client_encoding", "host", "hostaddr", NULL };
+    const char *const values[] = { postgres->options.application_name, "2000", "5", "disable",
+                                   secret_text(&postgres->url), "UTF8", hosts, numbers, NULL };
+
+    for (size_t i = 0; i < postgres->addresses.count; i++) {
+        join(hosts, sizeof hosts, postgres->host);
+        join(numbers, sizeof numbers, postgres->addresses.texts[i]);
+    }
+    if (postgres->addresses.count == 0)
+        names[6] = NULL;
     postgres->connection = PQconnectStartParams(names, values, 1);
     postgres->state = STATE_CONNECTING;
     postgres->connecting_since_us = clock_monotonic_us();
@@ -287,6 +303,30 @@ static void start_connecting(void *owner)
         drop_with_libpq_words(postgres);
     else
         watch(postgres, LOOP_WRITE);
+}
+
+/* While no resolver answers, what it said last stands. */
+static void on_addresses(void *owner, const struct lookup_addresses *found)
+{
+    struct postgres *postgres = owner;
+
+    if (found->count > 0)
+        postgres->addresses = *found;
+    if (postgres->addresses.count > 0)
+        connect_now(postgres);
+    else
+        drop(postgres, "the name of its host is not known");
+}
+
+static void start_connecting(void *owner)
+{
+    struct postgres *postgres = owner;
+
+    postgres->retry_timer = 0;
+    if (postgres->host[0] == 0)
+        connect_now(postgres);
+    else if (lookup_start(postgres->loop, postgres->host, on_addresses, postgres, &postgres->lookup) != ERR_OK)
+        drop(postgres, "its host cannot be looked up");
 }
 
 static bool is_refusal(const PGresult *result)
@@ -450,12 +490,29 @@ static void on_check(void *owner)
 
     if (postgres->doomed && postgres->drop_timer == 0)
         drop(postgres, "no descriptor can be watched");
-    else if (postgres->state == STATE_DOWN && postgres->retry_timer == 0)
+    else if (postgres->state == STATE_DOWN && postgres->retry_timer == 0 && postgres->lookup == NULL)
         start_connecting(postgres);
     else if (postgres->state == STATE_CONNECTING && now_us - postgres->connecting_since_us > CONNECT_US)
         drop(postgres, "connecting took too long");
     else if (postgres->used > 0 && now_us - postgres->progress_us > 2000u * (uint64_t)postgres->timeout_ms)
         drop(postgres, "no result in time");
+}
+
+/* The host's name if it is one name; several are left to libpq, which looks them up while the loop waits. */
+static void find_host(struct postgres *postgres)
+{
+    PQconninfoOption *options = PQconninfoParse(secret_text(&postgres->url), NULL);
+    const char *host = "", *address = "";
+
+    for (const PQconninfoOption *option = options; option != NULL && option->keyword != NULL; option++) {
+        if (option->val != NULL && strcmp(option->keyword, "host") == 0)
+            host = option->val;
+        if (option->val != NULL && strcmp(option->keyword, "hostaddr") == 0)
+            address = option->val;
+    }
+    if (address[0] == 0 && lookup_is_needed(host) && strchr(host, ',') == NULL && strlen(host) < sizeof postgres->host)
+        snprintf(postgres->host, sizeof postgres->host, "%s", host);
+    PQconninfoFree(options);
 }
 
 enum err postgres_new(struct loop *loop, const struct postgres_options *options, struct postgres **ret_postgres)
@@ -471,6 +528,7 @@ enum err postgres_new(struct loop *loop, const struct postgres_options *options,
     postgres->url = *options->url;
     postgres->timeout_ms = options->timeout_ms > 0 ? options->timeout_ms : TIMEOUT_MS;
     postgres->retry_ms = RETRY_MIN_MS;
+    find_host(postgres);
     check_ms = postgres->timeout_ms / 4 < 10 ? 10 : postgres->timeout_ms / 4;
     postgres->check_timer = loop_every(loop, check_ms > 250 ? 250 : check_ms, on_check, postgres);
     postgres->retry_timer = loop_after(loop, 0, start_connecting, postgres);
@@ -486,6 +544,7 @@ void postgres_destroy(struct postgres **postgres)
         return;
     loop_cancel((*postgres)->loop, (*postgres)->check_timer);
     loop_cancel((*postgres)->loop, (*postgres)->retry_timer);
+    lookup_cancel(&(*postgres)->lookup);
     close_connection(*postgres);
     secret_wipe(&(*postgres)->url);
     free(*postgres);

@@ -17,6 +17,7 @@
 #include "common/clock.h"
 #include "common/encode.h"
 #include "common/log.h"
+#include "common/lookup.h"
 #include "common/metrics.h"
 
 #define RETRY_MIN_MS    50u
@@ -53,6 +54,9 @@ struct redis {
     enum state state;
     bool doomed, complained;
     bool unwritten;                /* commands wait for the end of the turn */
+    struct lookup *lookup;
+    struct lookup_addresses addresses;    /* what the host's name meant last */
+    unsigned attempts;
     redisAsyncContext *context;
     int fd, events;                /* what the loop watches; -1: nothing */
     uint64_t connecting_since_us;
@@ -487,14 +491,20 @@ static void on_connect(const redisAsyncContext *context, int status)
     after_loss(redis, false, redis->why);
 }
 
-static void start_connecting(void *owner)
+/* One address of several with each attempt: hiredis takes the first alone. */
+static const char *next_host(struct redis *redis)
 {
-    struct redis *redis = owner;
+    const struct lookup_addresses *addresses = &redis->addresses;
+
+    return addresses->count > 0 ? addresses->texts[redis->attempts++ % addresses->count] : redis->address.place;
+}
+
+static void connect_now(struct redis *redis)
+{
     redisAsyncContext *context = redis->address.is_unix
         ? redisAsyncConnectUnix(redis->address.place)
-        : redisAsyncConnect(redis->address.place, redis->address.port);
+        : redisAsyncConnect(next_host(redis), redis->address.port);
 
-    redis->retry_timer = 0;
     redis->connecting_since_us = clock_monotonic_us();
     if (context == NULL || context->err != 0) {
         snprintf(redis->why, sizeof redis->why, "%s",
@@ -517,6 +527,30 @@ static void start_connecting(void *owner)
     redisAsyncSetConnectCallback(context, on_connect);    /* also asks for the first write event */
 }
 
+/* While no resolver answers, what it said last stands. */
+static void on_addresses(void *owner, const struct lookup_addresses *found)
+{
+    struct redis *redis = owner;
+
+    if (found->count > 0)
+        redis->addresses = *found;
+    if (redis->addresses.count > 0)
+        connect_now(redis);
+    else
+        after_loss(redis, false, "the name of its host is not known");
+}
+
+static void start_connecting(void *owner)
+{
+    struct redis *redis = owner;
+
+    redis->retry_timer = 0;
+    if (redis->address.is_unix || !lookup_is_needed(redis->address.place))
+        connect_now(redis);
+    else if (lookup_start(redis->loop, redis->address.place, on_addresses, redis, &redis->lookup) != ERR_OK)
+        after_loss(redis, false, "its host cannot be looked up");
+}
+
 static void on_check(void *owner)
 {
     struct redis *redis = owner;
@@ -524,7 +558,7 @@ static void on_check(void *owner)
 
     if (redis->doomed && redis->drop_timer == 0)
         drop(redis, redis->why);
-    else if (redis->state == STATE_DOWN && redis->retry_timer == 0)
+    else if (redis->state == STATE_DOWN && redis->retry_timer == 0 && redis->lookup == NULL)
         start_connecting(redis);
     else if (redis->state == STATE_CONNECTING && now_us - redis->connecting_since_us > CONNECT_US)
         drop(redis, "connecting took too long");
@@ -579,6 +613,7 @@ void redis_destroy(struct redis **redis)
     loop_cancel((*redis)->loop, (*redis)->check_timer);
     loop_cancel((*redis)->loop, (*redis)->retry_timer);
     loop_remove_hook((*redis)->loop, write_out, *redis);
+    lookup_cancel(&(*redis)->lookup);
     close_connection(*redis);
     secret_wipe(&(*redis)->address.password);
     free(*redis);
