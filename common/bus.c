@@ -32,6 +32,7 @@
 #define VANISHED_US        2000000u    /* an address may be missing this long before it is disconnected */
 #define PAUSE_US           500000u     /* our own pause: read everything before judging an edge */
 #define OFFSET_WINDOW_US   30000000u   /* clocks of two hosts drift: the smallest offset is of the last two windows */
+#define LEAVE_US           100000u     /* what an edge sent before it heard our goodbye arrives within */
 #define TURN_FRAMES_MAX    64          /* read from one socket before the others get their turn */
 #define CONTROL_SIZE       1024u
 #define HIGH_WATER         4096        /* frames per direction; credits keep queues far below */
@@ -77,6 +78,7 @@ struct bus {
     struct bus_resolver *resolver;
     uint8_t uuid[UUID_SIZE];
     bool ready, leaving;
+    uint64_t leaving_since_us;
     uint64_t applied;
     int tick_timer;
     uint64_t ticked_us;
@@ -911,7 +913,13 @@ void bus_say_goodbye(struct bus *bus, const char *reason)
 {
     bus->ready = false;
     bus->leaving = true;
+    bus->leaving_since_us = clock_monotonic_us();
     leave_edges(bus, reason);
+}
+
+bool bus_is_drained(const struct bus *bus)
+{
+    return bus->outstanding == 0 && clock_monotonic_us() - bus->leaving_since_us >= LEAVE_US;
 }
 
 uint64_t bus_outstanding(const struct bus *bus)

@@ -86,6 +86,8 @@ void bus_send_all(struct bus *bus, uint16_t code, const void *message);
 
 /* GOODBYE to all; then bus_outstanding() falls to 0 as answers go out. */
 void bus_say_goodbye(struct bus *bus, const char *reason);
+/* Answered all, and gave what edges had sent before they heard the goodbye 100 ms to arrive. */
+bool bus_is_drained(const struct bus *bus);
 uint64_t bus_outstanding(const struct bus *bus);      /* requests received and not yet answered by a first reply */
 
 #endif

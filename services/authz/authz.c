@@ -260,7 +260,7 @@ bool authz_is_drained(void *self)
 {
     const struct authz *authz = self;
 
-    return bus_outstanding(authz->bus) == 0;
+    return bus_is_drained(authz->bus);
 }
 
 void authz_stop(void **self)

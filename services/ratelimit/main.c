@@ -18,7 +18,7 @@ static void begin_drain(void *self)
 
 static bool is_drained(void *self)
 {
-    return bus_outstanding(((struct ratelimit *)self)->bus) == 0;
+    return bus_is_drained(((struct ratelimit *)self)->bus);
 }
 
 static void stop(void **self)
