@@ -361,6 +361,9 @@ class Edge:
         self._outgoing.append((worker.socket_role, worker.identity, frame))
         self._wake()
 
+    def has_sent_all(self):
+        return not self._outgoing
+
     def send(self, worker, items, batch=None, epoch=None):
         """One frame of items (name, fields[, request_id, deadline_us, attempt]); returns the bytes sent."""
         if batch is None:

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import threading
+import signal
 import time
 
 import pytest
@@ -240,7 +241,11 @@ def test_idle_buckets_and_old_frames_vanish(redis_server, edge, worker):
 def test_a_stopping_worker_answers_what_it_has(edge, worker):
     process = worker()
     sent = items(edge, [charge_fields(requests=10**6, window_s=60)] * 200)
-    edge.send(edge.wait_worker("ratelimit"), sent)
+    found = edge.wait_worker("ratelimit")
+    edge.wait_for(lambda: found.pulses > 0, what="a pulse: it has read our welcome")
+    process.signal(signal.SIGSTOP)    # so that the batch is on its way, and not read, when it is told to stop
+    edge.send(found, sent)
+    edge.wait_for(edge.has_sent_all, what="the batch to be sent")
     assert process.stop() == 0
     assert admitted(found[0] for found in replies_to(edge, sent)) == 200
     assert edge.goodbyes
