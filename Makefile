@@ -98,7 +98,7 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(LIBS) $(B)/libcommon.a
 # ---- what people type --------------------------------------------------------------------------------
 
 INSTALL := compose/local/install
-export MCPGW_HOME MCPGW_LISTEN
+export MCPGW_HOME MCPGW_LISTEN CONTAINERS
 
 up:
 	@$(INSTALL) build run
@@ -124,6 +124,7 @@ check:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
 	@tests/run unit service
+# CONTAINERS=1 make e2e also builds the images and boots a systemd with the units
 e2e:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s builds

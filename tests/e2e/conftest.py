@@ -144,6 +144,12 @@ class Gateway:
         return self.events(**where)
 
 
+def only_when_asked():
+    """Container tests build images, which takes minutes: `make e2e CONTAINERS=1` runs them, without it they are skipped by name."""
+    if not os.environ.get("CONTAINERS"):
+        pytest.skip("containers are tried by: make e2e CONTAINERS=1")
+
+
 def make_home():
     # Not pytest's tmp_path: the unprivileged user must be able to pass through its parents.
     home = tempfile.mkdtemp(prefix="mcpgw-e2e-")

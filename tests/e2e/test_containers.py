@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from conftest import ROOT, free_port, mcp_call, tool_text, wait_until
+from conftest import ROOT, free_port, mcp_call, only_when_asked, tool_text, wait_until
 
 pytestmark = pytest.mark.timeout(1500)    # a first build fetches packages and compiles everything
 
@@ -30,6 +30,7 @@ def works(*command):
 
 def find_engine():
     """(engine, its compose command); skips by name when there is none, or an image is lacking."""
+    only_when_asked()
     if works("docker", "info") and works("docker", "compose", "version"):
         engine, compose = "docker", ["docker", "compose"]
     elif shutil.which("podman-compose") and works("podman", "info"):

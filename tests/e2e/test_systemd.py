@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, wait_until
+from conftest import ROOT, only_when_asked, wait_until
 
 pytestmark = pytest.mark.timeout(1500)    # a first build fetches packages and compiles everything
 
@@ -125,6 +125,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine():
+    only_when_asked()
     instance = Machine()
     if shutil.which("podman") is None or instance.podman("info").returncode != 0:
         pytest.skip("podman does not work here")
