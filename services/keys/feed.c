@@ -359,6 +359,9 @@ static void push_to(struct feeder *feed, uint32_t index, const struct change *ch
 
     if (!edge->is_up || !edge->is_followed || edge->sent >= change->sequence)
         return;
+    /* An edge that asked while a later part was being read gets what lies between first: the next read begins there. */
+    if (change->kind != CHANGE_ALL && change->sequence != edge->sent + 1)
+        return;
     bus_send(feed->bus, index, MESSAGE_change, 0, change);
     edge->sent = change->sequence;
 }
