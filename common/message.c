@@ -631,3 +631,17 @@ void message_document(FILE *out)
         document_fields(&types[i], out);
     }
 }
+
+bool message_take_text(const char *from, char *to, size_t limit)
+{
+    const size_t length = strlen(from);
+
+    if (length > limit)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        if (from[i] < 0x20 || from[i] > 0x7e)
+            return false;
+    }
+    memcpy(to, from, length + 1);
+    return true;
+}

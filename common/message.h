@@ -103,6 +103,9 @@ enum err message_encode(const struct message_type *type, unsigned version, const
 enum err message_decode(const struct message_type *type, unsigned version, const uint8_t *bytes, size_t size,
                         void *message, const char **reterr_field) MUST_CHECK;
 
+/* Copies a text that a TEXT field of `limit` bytes can carry, with its NUL; false: too long, or not printable ASCII. */
+bool message_take_text(const char *from, char *to, size_t limit);
+
 /* One line for people, secrets redacted, VIEWs by size (printable ones up to 200 bytes in full). */
 void message_print(const struct message_type *type, const void *message, FILE *out);
 void message_wipe(const struct message_type *type, void *message);

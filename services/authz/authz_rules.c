@@ -32,21 +32,6 @@ uint64_t authz_scopes(const char *permissions, const char *resource)
     return scopes_close(scopes);
 }
 
-/* Copies an id that a message can carry: printable ASCII within its limit. */
-static bool take_text(const char *from, char *to, size_t limit)
-{
-    size_t length = strlen(from);
-
-    if (length > limit)
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        if (from[i] < 0x20 || from[i] > 0x7e)
-            return false;
-    }
-    memcpy(to, from, length + 1);
-    return true;
-}
-
 /* A limit of 0 still admits one request per window, as it does in Better-Auth; a window of 0 limits nothing there. */
 static void take_rate(const struct authz_row *row, struct authz_facts *facts)
 {
@@ -70,10 +55,10 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
     take_rate(row, &facts);
     /* "user:" and "org:" are put before a reference, and the longest user id of a message is AUTHZ_ID_MAX. */
     facts.usable = row->key_id[0] != '\0' && row->reference_id[0] != '\0'
-                   && take_text(row->key_id, facts.key_id, AUTHZ_ID_MAX)
-                   && take_text(row->reference_id, facts.reference_id, AUTHZ_ID_MAX - strlen("org:"))
-                   && take_text(row->side_tenant_id, facts.side_tenant_id, AUTHZ_TENANT_MAX)
-                   && take_text(row->organization_id, facts.organization_id, AUTHZ_ID_MAX);
+                   && message_take_text(row->key_id, facts.key_id, AUTHZ_ID_MAX)
+                   && message_take_text(row->reference_id, facts.reference_id, AUTHZ_ID_MAX - strlen("org:"))
+                   && message_take_text(row->side_tenant_id, facts.side_tenant_id, AUTHZ_TENANT_MAX)
+                   && message_take_text(row->organization_id, facts.organization_id, AUTHZ_ID_MAX);
     *ret_facts = facts;
 }
 

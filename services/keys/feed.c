@@ -326,29 +326,15 @@ void feed_on_holders(struct feeder *feed, const struct bus_token *token, const s
 
 /* ---- changes to edges -------------------------------------------------------------------------- */
 
-static bool copy_text(const char *from, char *to, size_t limit)
-{
-    const size_t length = strlen(from);
-
-    if (length > limit)
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        if (from[i] < 0x20 || from[i] > 0x7e)
-            return false;
-    }
-    memcpy(to, from, length + 1);
-    return true;
-}
-
 /* What a message cannot carry becomes "everything has changed". */
 static struct change change_of(const struct change_row *row)
 {
     struct change change = { .sequence = row->sequence, .kind = row->kind };
 
-    if (copy_text(row->key_id, change.key_id, sizeof change.key_id - 1)
-        && copy_text(row->user_id, change.user_id, sizeof change.user_id - 1)
-        && copy_text(row->tenant_id, change.tenant_id, sizeof change.tenant_id - 1)
-        && copy_text(row->server, change.server, sizeof change.server - 1))
+    if (message_take_text(row->key_id, change.key_id, sizeof change.key_id - 1)
+        && message_take_text(row->user_id, change.user_id, sizeof change.user_id - 1)
+        && message_take_text(row->tenant_id, change.tenant_id, sizeof change.tenant_id - 1)
+        && message_take_text(row->server, change.server, sizeof change.server - 1))
         return change;
     return (struct change){ .sequence = row->sequence, .kind = CHANGE_ALL };
 }
