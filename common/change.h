@@ -8,7 +8,8 @@ enum change_kind {
     CHANGE_TENANT = 3,     /* tenant_id */
     CHANGE_SESSION = 4,
     CHANGE_SERVER = 5,     /* server (slug) */
-    CHANGE_ALL = 6         /* a bulk change: forget everything */
+    CHANGE_ALL = 6,        /* a bulk change: forget everything */
+    CHANGE_ISSUER = 7      /* server holds the issuer's name: its key set is another one */
 };
 
 #endif

@@ -144,6 +144,11 @@ static struct view view_of(const struct field *field, const void *message)
     return view;
 }
 
+static bool may_be_absent(const struct field *field)
+{
+    return field->presence == FIELD_OPTIONAL || field->presence == FIELD_HIDDEN;
+}
+
 /* Zero and empty mean absent. */
 static bool has_value(const struct field *field, const void *message)
 {
@@ -288,7 +293,7 @@ static int put_fields(struct sink *sink, const struct message_type *type, size_t
         return -1;
     for (size_t i = 0; i < count; i++) {
         const struct field *field = &type->fields[i];
-        bool is_nil = field->presence == FIELD_OPTIONAL && !has_value(field, message);
+        bool is_nil = may_be_absent(field) && !has_value(field, message);
 
         if ((is_nil ? pack_nil(sink) : put_value(sink, field, message)) != 0)
             return -1;
@@ -426,7 +431,7 @@ static enum err store_fields(const struct message_type *type, unsigned version, 
         const struct field *field = &type->fields[i];
         const msgpack_object *from = &list->via.array.ptr[i];
 
-        if (from->type == MSGPACK_OBJECT_NIL && field->presence == FIELD_OPTIONAL) {
+        if (from->type == MSGPACK_OBJECT_NIL && may_be_absent(field)) {
             store_nothing(field, message);
         } else if (!store_value(field, from, message)) {
             *reterr_field = field->name;
@@ -546,10 +551,10 @@ void message_print(const struct message_type *type, const void *message, FILE *o
     for (size_t i = 0; i < type->field_count; i++) {
         const struct field *field = &type->fields[i];
 
-        if (field->presence == FIELD_OPTIONAL && !has_value(field, message))
+        if (may_be_absent(field) && !has_value(field, message))
             continue;
         fprintf(out, " %s=", field->name);
-        if (field->presence == FIELD_SECRET)
+        if (field->presence == FIELD_SECRET || field->presence == FIELD_HIDDEN)
             fputs("[secret]", out);
         else
             print_value(field, message, out);
@@ -603,6 +608,7 @@ static void document_fields(const struct message_type *type, FILE *out)
     };
     static const char *const presence_names[] = {
         [FIELD_REQUIRED] = "required", [FIELD_OPTIONAL] = "optional", [FIELD_SECRET] = "required, secret",
+        [FIELD_HIDDEN] = "optional, secret",
     };
 
     fputs("| # | field | type | values | bytes | presence | since | meaning |\n", out);

@@ -55,7 +55,7 @@ enum message_code {
 };
 
 enum field_type { FIELD_U64, FIELD_FLAG, FIELD_TEXT, FIELD_BYTES, FIELD_TEXTS, FIELD_VIEW };
-enum field_presence { FIELD_REQUIRED, FIELD_OPTIONAL, FIELD_SECRET };
+enum field_presence { FIELD_REQUIRED, FIELD_OPTIONAL, FIELD_SECRET, FIELD_HIDDEN };
 
 struct field {
     const char *name;

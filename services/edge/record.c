@@ -98,7 +98,7 @@ static void blank_secrets(const struct message_type *type, uint8_t *message, uin
     for (size_t i = 0; i < type->field_count; i++) {
         const struct field *field = &type->fields[i];
 
-        if (field->presence == FIELD_SECRET && field->type != FIELD_VIEW)
+        if ((field->presence == FIELD_SECRET || field->presence == FIELD_HIDDEN) && field->type != FIELD_VIEW)
             memset(message + field->offset, 0, field->limit * field->count);
         if (field->type == FIELD_VIEW) {
             struct view view;

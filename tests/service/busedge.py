@@ -91,7 +91,7 @@ def encode_body(name, fields, version=VERSION):
         if field.since > version:
             continue
         value = fields.get(field.name, EMPTY[field.type])
-        if field.presence == "OPTIONAL" and not value:
+        if field.presence in ("OPTIONAL", "HIDDEN") and not value:
             value = None
         values.append(value)
     return msgpack.packb(values, use_bin_type=True)
@@ -104,7 +104,7 @@ def decode_body(kind, body, version=VERSION):
     result = {f.name: EMPTY[f.type] for f in kind.fields}
     for field, value in zip(fields, values):
         if value is None:
-            assert field.presence == "OPTIONAL", f"{kind.name}.{field.name} is nil"
+            assert field.presence in ("OPTIONAL", "HIDDEN"), f"{kind.name}.{field.name} is nil"
             continue
         assert isinstance(value, type(EMPTY[field.type])), f"{kind.name}.{field.name}: {value!r}"
         result[field.name] = value

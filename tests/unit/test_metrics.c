@@ -13,8 +13,8 @@
 
 static char *text_of(enum service service)
 {
-    char *text = NULL;
-    size_t size = 0;
+    static char *text;    /* static: GCC 12 takes what the stream leaves in a local for a dangling pointer */
+    static size_t size;
     FILE *out = open_memstream(&text, &size);
 
     metrics_print(service, out);
