@@ -6,7 +6,7 @@ enum change_kind {
     CHANGE_KEY = 1,        /* digest and key_id */
     CHANGE_USER = 2,       /* user_id: everything of that user */
     CHANGE_TENANT = 3,     /* tenant_id */
-    CHANGE_SESSION = 4,
+    CHANGE_SESSION = 4,    /* key_id holds the id of the session, the verdict's session_id: it ended, or is another user's */
     CHANGE_SERVER = 5,     /* server (slug) */
     CHANGE_ALL = 6,        /* a bulk change: forget everything */
     CHANGE_ISSUER = 7      /* server holds the issuer's name: its key set is another one */
