@@ -182,6 +182,8 @@ static bool is_named(const struct changes *changes, uint64_t after, enum subject
 
 bool changes_hold(const struct changes *changes, uint64_t sequence, const char *digest_text, const struct authz_facts *facts)
 {
+    char tenant[AUTHZ_TENANT_MAX + 1];
+
     if (sequence < changes->floor)
         return false;
     if (sequence >= changes->applied)
@@ -190,6 +192,8 @@ bool changes_hold(const struct changes *changes, uint64_t sequence, const char *
         return false;
     if (facts == NULL)
         return true;
+    if (authz_tenant(facts, tenant) == ERR_OK && is_named(changes, sequence, SUBJECT_TENANT, tenant))
+        return false;
     return !is_named(changes, sequence, SUBJECT_KEY, facts->key_id)
            && !is_named(changes, sequence, SUBJECT_USER, facts->reference_id)
            && !is_named(changes, sequence, SUBJECT_TENANT, facts->reference_id)

@@ -8,7 +8,7 @@ static const uint8_t head[4] = { 'M', 'G', 'V', ENTRY_VERSION };
 
 enum {
     FLAG_USABLE = 1, FLAG_ENABLED = 2, FLAG_REVOKED = 4, FLAG_IS_ORGANIZATION = 8, FLAG_OWNER_EXISTS = 16,
-    FLAG_OWNER_BANNED = 32, FLAGS_ALL = 63
+    FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAGS_ALL = 127
 };
 
 _Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + DIGEST_SIZE <= ENTRY_SIZE_MAX,
@@ -34,7 +34,8 @@ static uint8_t flags_of(const struct authz_facts *facts)
 {
     return (uint8_t)((facts->usable ? FLAG_USABLE : 0) | (facts->enabled ? FLAG_ENABLED : 0)
                      | (facts->revoked ? FLAG_REVOKED : 0) | (facts->is_organization ? FLAG_IS_ORGANIZATION : 0)
-                     | (facts->owner_exists ? FLAG_OWNER_EXISTS : 0) | (facts->owner_banned ? FLAG_OWNER_BANNED : 0));
+                     | (facts->owner_exists ? FLAG_OWNER_EXISTS : 0) | (facts->owner_banned ? FLAG_OWNER_BANNED : 0)
+                     | (facts->tenant_suspended ? FLAG_TENANT_SUSPENDED : 0));
 }
 
 size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], uint64_t sequence,
@@ -126,6 +127,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     facts.is_organization = (flags & FLAG_IS_ORGANIZATION) != 0;
     facts.owner_exists = (flags & FLAG_OWNER_EXISTS) != 0;
     facts.owner_banned = (flags & FLAG_OWNER_BANNED) != 0;
+    facts.tenant_suspended = (flags & FLAG_TENANT_SUSPENDED) != 0;
     facts.organization_count = get_u64(&reader);
     facts.expires_us = get_u64(&reader);
     facts.scopes = get_u64(&reader);

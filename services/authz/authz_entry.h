@@ -14,7 +14,7 @@
 #include "common/secret.h"
 #include "services/authz/authz_rules.h"
 
-#define ENTRY_VERSION  1u
+#define ENTRY_VERSION  2u
 #define ENTRY_SIZE_MAX 512u
 
 /* Returns the size. */

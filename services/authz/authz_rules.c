@@ -48,6 +48,7 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
     struct authz_facts facts = {
         .enabled = row->enabled, .revoked = row->revoked, .is_organization = row->is_organization,
         .owner_exists = row->owner_exists, .owner_banned = row->owner_banned,
+        .tenant_suspended = row->tenant_suspended,
         .organization_count = row->organization_count, .expires_us = row->expires_us,
         .scopes = authz_scopes(row->permissions, resource),
     };
@@ -131,6 +132,8 @@ void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now
     v->expires_s = facts->expires_us / 1000000;
     if (authz_tenant(facts, v->tenant_id) != ERR_OK)
         refuse(v, ERR_DENIED, "tenant_ambiguous");
+    else if (facts->tenant_suspended)
+        refuse(v, ERR_DENIED, "tenant_suspended");
     else if (!scopes_cover(facts->scopes, needed))
         refuse(v, ERR_DENIED, "scope");
 }

@@ -26,6 +26,7 @@ struct authz_row {
     bool enabled, revoked;            /* enabled: NULL counts as true */
     bool is_organization;
     bool owner_exists, owner_banned;
+    bool tenant_suspended;            /* of the tenant that authz_tenant() names */
     bool rate_is_set;                 /* rate_enabled is not false, rate_max and rate_window_ms are not NULL */
     int64_t rate_max, rate_window_ms;
 };
@@ -37,7 +38,7 @@ struct authz_facts {
     char side_tenant_id[AUTHZ_TENANT_MAX + 1];
     char organization_id[AUTHZ_ID_MAX + 1];
     bool usable;                      /* false: a text of the row does not fit a message; the key verifies nothing */
-    bool enabled, revoked, is_organization, owner_exists, owner_banned;
+    bool enabled, revoked, is_organization, owner_exists, owner_banned, tenant_suspended;
     uint64_t organization_count;
     uint64_t expires_us;
     uint64_t scopes;                  /* closed under inheritance */

@@ -37,7 +37,7 @@ struct store {
 enum find_column {
     FIND_SEQUENCE, FIND_KEY_ID, FIND_REFERENCE_ID, FIND_SIDE_TENANT_ID, FIND_ORGANIZATION_ID, FIND_PERMISSIONS,
     FIND_EXPIRES_US, FIND_ORGANIZATION_COUNT, FIND_ENABLED, FIND_REVOKED, FIND_IS_ORGANIZATION, FIND_OWNER_EXISTS,
-    FIND_OWNER_BANNED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS
+    FIND_OWNER_BANNED, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS
 };
 
 /* The change number comes from the snapshot of the row itself.  The digest is not unique in Better-Auth's table: two rows
@@ -49,7 +49,7 @@ static const struct postgres_statement find_statements[] = {
       " CASE WHEN c.expires_at IS NULL OR c.expires_at = 'infinity' THEN 0"
       "      WHEN c.expires_at <= 'epoch' THEN 1"
       "      ELSE (extract(epoch FROM c.expires_at) * 1000000)::bigint END,"
-      " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned,"
+      " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
       " c.rate_max, c.rate_window_ms"
       " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.credential c ON c.digest = $1 LIMIT 2" },
@@ -176,6 +176,7 @@ static struct authz_row row_of(const PGresult *result)
         .is_organization = postgres_flag(result, 0, FIND_IS_ORGANIZATION),
         .owner_exists = postgres_flag(result, 0, FIND_OWNER_EXISTS),
         .owner_banned = postgres_flag(result, 0, FIND_OWNER_BANNED),
+        .tenant_suspended = postgres_flag(result, 0, FIND_TENANT_SUSPENDED),
         .rate_is_set = postgres_flag(result, 0, FIND_RATE_IS_SET), .rate_max = postgres_i64(result, 0, FIND_RATE_MAX),
         .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS),
     };

@@ -178,6 +178,24 @@ def test_the_tenant_is_the_only_one_it_can_be(world):
     assert world.ask(mine)["tenant_id"] == "globex"
 
 
+@pytest.mark.parametrize("tenant", ["user:u1", "acme", "side"])
+def test_a_suspended_tenants_keys_are_refused_at_once_and_work_again_when_it_is_resumed(world, tenant):
+    if tenant == "acme":
+        world.add_organization("acme", "u1")
+    world.start()
+    key, other = world.add_key(), world.add_key(world.add_user("u2") or "u2")
+    if tenant == "side":
+        world.change("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'side')", world.key_id(key))
+    assert world.ask(key)["error"] == world.ask(other)["error"] == OK
+    world.change("INSERT INTO mcpgw.tenant (id, slug, state) VALUES (%s, 'x', 'suspended')"
+                 " ON CONFLICT (id) DO UPDATE SET state = 'suspended'", tenant)
+    verdict = world.ask(key)
+    assert (verdict["error"], verdict["reason"], verdict["tenant_id"]) == (DENIED, "tenant_suspended", tenant)
+    assert world.ask(other)["error"] == OK
+    world.change("UPDATE mcpgw.tenant SET state = 'active' WHERE id = %s", tenant)
+    assert world.ask(key)["error"] == OK
+
+
 def test_each_scope_is_needed_where_it_is_named(world):
     world.start()
     keys = {name: world.add_key(scopes=[name]) for name in SCOPES}

@@ -40,14 +40,16 @@ def facts(database):
 
 TABLES = ["public.apikey", 'public."user"', "public.session", "public.account", "public.verification", "public.organization", "public.member",
           "mcpgw.change_sequence", "mcpgw.change", "mcpgw.outbox", "mcpgw.key", "mcpgw.server", "mcpgw.request", "mcpgw.credential",
-          "mcpgw.migration", "audit.batch", "audit.watermark", "audit.quarantine"]
+          "mcpgw.tenant", "mcpgw.tenant_state", "mcpgw.wanted_trigger", "mcpgw.migration", "audit.batch", "audit.watermark", "audit.quarantine"]
 RIGHTS = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
 KEYS_COLUMNS = {"public.apikey": "UPDATE", 'public."user"': "SELECT", "public.organization": "SELECT", "public.member": "SELECT"}
 ALLOWED = {
-    "mcpgw_authz": {"mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"}, "mcpgw.credential": {"SELECT"}},
+    "mcpgw_authz": {"mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"}, "mcpgw.credential": {"SELECT"},
+                    "mcpgw.tenant_state": {"SELECT"}},
     "mcpgw_keys": {"public.apikey": {"SELECT", "INSERT", "DELETE"}, "mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"},
                    "mcpgw.outbox": {"SELECT"}, "mcpgw.credential": {"SELECT"}, "mcpgw.key": {"SELECT", "INSERT", "UPDATE", "DELETE"},
-                   "mcpgw.server": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.request": {"SELECT", "INSERT"}, "audit.batch": {"SELECT"}},
+                   "mcpgw.server": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.request": {"SELECT", "INSERT"},
+                   "mcpgw.tenant": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.tenant_state": {"SELECT"}, "audit.batch": {"SELECT"}},
     "mcpgw_audit": {"mcpgw.outbox": {"SELECT"}, "audit.batch": {"SELECT", "INSERT"}, "audit.watermark": {"SELECT", "INSERT", "UPDATE"},
                     "audit.quarantine": {"SELECT", "INSERT"}},
 }
@@ -205,7 +207,41 @@ def test_servers_change_by_slug(database):
     assert events(database) == ["server.created", "server.updated", "server.deleted"]
 
 
-@pytest.mark.parametrize("table", ["apikey", '"user" CASCADE', "member", "organization CASCADE", "mcpgw.key", "mcpgw.server"])
+def test_tenants_change_by_id_and_their_events_say_what_happened(database):
+    database.sql("INSERT INTO mcpgw.tenant (id, slug) VALUES ('acme', 'acme')")
+    for change in ("name = 'Acme'", "name = 'Acme'", "state = 'suspended'", "state = 'active', suspended_reason = NULL", "max_keys = 5"):
+        database.sql(f"UPDATE mcpgw.tenant SET {change}")
+    database.sql("DELETE FROM mcpgw.tenant")
+    assert [row[1:] for row in changes(database)] == [(3, None, None, None, "acme", None)] * 6 and is_gapless(database)
+    assert events(database) == ["tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.updated", "tenant.deleted"]
+
+
+def test_every_organization_is_a_tenant_whatever_its_slug(database):
+    for organization, slug in (("o1", "Acme Inc."), ("o2", "acme-inc"), ("o3", "---"), ("o4", "x" * 200)):
+        database.sql(ORGANIZATION, organization, organization, slug)
+    rows = dict(database.sql("SELECT id, slug FROM mcpgw.tenant WHERE is_organization AND state = 'active'"))
+    assert rows["o1"] == "acme-inc" and rows["o2"].startswith("acme-inc-") and set(rows) == {"o1", "o2", "o3", "o4"}
+    database.sql(ORGANIZATION, "id with blanks", "n", "n")                 # no message carries it, and Better-Auth goes on
+    assert changes(database) == []                                         # nothing was waiting for them
+
+
+@pytest.mark.parametrize("tenant, prepare", [
+    ("user:u", []), ("o1", [(MEMBER, "m1", "o1", "u")]), ("side", ["INSERT INTO mcpgw.key (key_id, tenant_id) VALUES ('k', 'side')"]),
+    ("o1", ["UPDATE apikey SET \"referenceId\" = 'o1'"]),
+])
+def test_the_view_names_a_keys_tenant_and_its_suspension(facts, tenant, prepare):
+    facts.sql(ORGANIZATION, "o1", "o1", "o1")
+    facts.sql("DELETE FROM mcpgw.key")
+    for statement in prepare:
+        facts.sql(*([statement] if isinstance(statement, str) else statement))
+    row, = credential(facts)
+    assert (row["tenant_id"], row["tenant_suspended"]) == (tenant, False)
+    facts.sql("INSERT INTO mcpgw.tenant (id, slug, state) VALUES (%s, 't', 'suspended') ON CONFLICT (id) DO UPDATE SET state = 'suspended'", tenant)
+    assert credential(facts)[0]["tenant_suspended"] is True
+    assert changes(facts)[-1][1:] == (3, None, None, None, tenant, None)
+
+
+@pytest.mark.parametrize("table", ["apikey", '"user" CASCADE', "member", "organization CASCADE", "mcpgw.key", "mcpgw.server", "mcpgw.tenant"])
 def test_truncate_makes_everybody_forget_everything(facts, table):
     facts.sql(f"TRUNCATE {table}")
     assert changes(facts)[-1][1] == 6 and is_gapless(facts)

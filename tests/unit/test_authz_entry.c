@@ -43,13 +43,14 @@ static void what_was_packed_is_unpacked(void **state)
 
     (void)state;
     make_facts(&facts);
-    for (unsigned flags = 0; flags < 64; flags++) {
+    for (unsigned flags = 0; flags < 128; flags++) {
         facts.usable = flags & 1;
         facts.enabled = flags & 2;
         facts.revoked = flags & 4;
         facts.is_organization = flags & 8;
         facts.owner_exists = flags & 16;
         facts.owner_banned = flags & 32;
+        facts.tenant_suspended = flags & 64;
         size = entry_pack(&key, digest, 77, &facts, bytes);
         assert_int_equal(unpack(bytes, size, &sequence, &back), ERR_OK);
         assert_int_equal(sequence, 77);
@@ -123,9 +124,9 @@ static void what_does_not_follow_the_layout_is_malformed(void **state)
     for (size_t cut = 0; cut < size; cut++)
         assert_int_equal(entry_read(bytes, cut, &sequence, &back), ERR_MALFORMED);
     assert_int_equal(entry_read(bytes, size + 1, &sequence, &back), ERR_MALFORMED);
-    bytes[size - 41] |= 64;    /* the flags, before five numbers */
+    bytes[size - 41] |= 128;    /* the flags, before five numbers */
     assert_int_equal(entry_read(bytes, size, &sequence, &back), ERR_MALFORMED);
-    bytes[size - 41] &= 63;
+    bytes[size - 41] &= 127;
     bytes[3]++;
     assert_int_equal(entry_read(bytes, size, &sequence, &back), ERR_MALFORMED);
     bytes[3]--;

@@ -44,6 +44,7 @@ static void read_word(struct question *q, const char *word)
     if (IS("unknown")) q->unknown = true;
     else if (IS("revoked")) f->revoked = true;
     else if (IS("disabled")) f->enabled = false;
+    else if (IS("suspended")) f->tenant_suspended = true;
     else if (IS("banned")) f->owner_banned = true;
     else if (IS("orphan")) f->owner_exists = false;
     else if (IS("unusable")) f->usable = false;
