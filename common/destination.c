@@ -12,19 +12,30 @@ bool destination_refuses_ipv4(uint32_t address)
         || address == 0x646464c8 || address == 0xc00000c0;
 }
 
-bool destination_refuses_ipv6(const uint8_t a[16])
+/* false: it holds none. */
+static bool embedded_ipv4(const uint8_t a[16], uint32_t *ret_address)
 {
     static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
     static const uint8_t translated[12] = { 0, 0x64, 0xff, 0x9b };
+
+    if (memcmp(a, mapped, sizeof mapped) != 0 && memcmp(a, translated, sizeof translated) != 0)
+        return false;
+    *ret_address = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
+    return true;
+}
+
+bool destination_refuses_ipv6(const uint8_t a[16])
+{
     static const uint8_t metadata[16] = { 0xfd, 0x00, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02 };
     const uint32_t tail = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
+    uint32_t embedded;
 
     if ((a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || a[0] == 0xff)    /* fe80::/10, ff00::/8 */
         return true;
     if (memcmp(a, metadata, sizeof metadata) == 0)
         return true;
-    if (memcmp(a, mapped, sizeof mapped) == 0 || memcmp(a, translated, sizeof translated) == 0)
-        return destination_refuses_ipv4(tail);
+    if (embedded_ipv4(a, &embedded))
+        return destination_refuses_ipv4(embedded);
     return a[0] == 0 && memcmp(a, a + 1, 11) == 0 && tail != 1
            && destination_refuses_ipv4(tail); /* ::a.b.c.d and ::, but not ::1 */
 }
@@ -42,4 +53,45 @@ bool destination_is_refused(const struct sockaddr *address)
         return true;
     memcpy(&ipv6, address, sizeof ipv6);
     return destination_refuses_ipv6(ipv6.sin6_addr.s6_addr);
+}
+
+static bool is_loopback_ipv4(uint32_t address)
+{
+    return address >> 24 == 127;
+}
+
+static bool is_private_ipv4(uint32_t address)
+{
+    return is_loopback_ipv4(address) || address >> 24 == 10 || address >> 20 == 0xac1 || address >> 16 == 0xc0a8
+        || address >> 22 == 0x191;
+}
+
+static bool matches(const struct sockaddr *address, bool (*ipv4_matches)(uint32_t), uint8_t ipv6_mask, uint8_t ipv6_prefix)
+{
+    static const uint8_t loopback[16] = { [15] = 1 };
+    struct sockaddr_in ipv4;
+    struct sockaddr_in6 ipv6;
+    uint32_t embedded;
+
+    if (address->sa_family == AF_INET) {
+        memcpy(&ipv4, address, sizeof ipv4);
+        return ipv4_matches(ntohl(ipv4.sin_addr.s_addr));
+    }
+    if (address->sa_family != AF_INET6)
+        return false;
+    memcpy(&ipv6, address, sizeof ipv6);
+    if (embedded_ipv4(ipv6.sin6_addr.s6_addr, &embedded))
+        return ipv4_matches(embedded);
+    return memcmp(ipv6.sin6_addr.s6_addr, loopback, sizeof loopback) == 0
+           || (ipv6_mask != 0 && (ipv6.sin6_addr.s6_addr[0] & ipv6_mask) == ipv6_prefix);
+}
+
+bool destination_is_loopback(const struct sockaddr *address)
+{
+    return matches(address, is_loopback_ipv4, 0, 0);
+}
+
+bool destination_is_private(const struct sockaddr *address)
+{
+    return matches(address, is_private_ipv4, 0xfe, 0xfc);
 }

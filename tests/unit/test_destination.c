@@ -13,7 +13,9 @@
 
 #include "common/destination.h"
 
-static bool is_refused(const char *text)
+typedef bool judge_fn(const struct sockaddr *address);
+
+static bool judge(judge_fn *fn, const char *text)
 {
     struct sockaddr_storage address = { 0 };
     struct sockaddr_in ipv4 = { .sin_family = AF_INET };
@@ -25,7 +27,12 @@ static bool is_refused(const char *text)
         assert_int_equal(inet_pton(AF_INET6, text, &ipv6.sin6_addr), 1);
         memcpy(&address, &ipv6, sizeof ipv6);
     }
-    return destination_is_refused((const struct sockaddr *)&address);
+    return fn((const struct sockaddr *)&address);
+}
+
+static bool is_refused(const char *text)
+{
+    return judge(destination_is_refused, text);
 }
 
 static void link_local_metadata_and_multicast_are_refused(void **state)
@@ -64,12 +71,44 @@ static void addresses_where_upstreams_live_are_taken(void **state)
     }
 }
 
+static void private_networks_are_told_from_public_ones(void **state)
+{
+    static const char *const private[] = {
+        "127.0.0.1", "127.255.0.1", "10.0.0.7", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "100.127.0.1",
+        "::1", "fd12::1", "fc00::1", "::ffff:10.1.2.3", "64:ff9b::7f00:1",
+    };
+    static const char *const public[] = { "8.8.8.8", "172.15.0.1", "172.32.0.1", "192.167.0.1", "100.63.0.1", "100.128.0.1",
+                                          "11.0.0.1", "2001:db8::1", "::ffff:8.8.8.8" };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof private / sizeof private[0]; i++)
+        if (!judge(destination_is_private, private[i]))
+            fail_msg("public: %s", private[i]);
+    for (size_t i = 0; i < sizeof public / sizeof public[0]; i++)
+        if (judge(destination_is_private, public[i]))
+            fail_msg("private: %s", public[i]);
+}
+
+static void only_loopback_addresses_are_loopback(void **state)
+{
+    (void)state;
+    assert_false(judge(destination_is_loopback, "10.0.0.1"));
+    assert_false(judge(destination_is_loopback, "128.0.0.1"));
+    assert_false(judge(destination_is_loopback, "fd12::1"));
+    assert_false(judge(destination_is_loopback, "::"));
+    assert_true(judge(destination_is_loopback, "127.0.0.1"));
+    assert_true(judge(destination_is_loopback, "::1"));
+    assert_true(judge(destination_is_loopback, "::ffff:127.0.0.9"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(link_local_metadata_and_multicast_are_refused),
         cmocka_unit_test(another_family_is_refused),
         cmocka_unit_test(addresses_where_upstreams_live_are_taken),
+        cmocka_unit_test(private_networks_are_told_from_public_ones),
+        cmocka_unit_test(only_loopback_addresses_are_loopback),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
