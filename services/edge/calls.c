@@ -150,18 +150,19 @@ static void describe_call(const struct dispatch *d, struct call *call)
 
 static void count_attempt(const struct call *call)
 {
-    if ((call->steps & CALL_VERDICT) == 0 || call->verdict_request.method != AUTH_API_KEY)
-        return;
-    if (call->err == ERR_OK)
-        metric_add(METRIC_auth_key_allowed, 1);
-    else if (call->err == ERR_UNVERIFIED)
-        metric_add(METRIC_auth_key_unverified, 1);
-    else if (call->err == ERR_DENIED)
-        metric_add(METRIC_auth_key_denied, 1);
-    else if (call->err == ERR_RATE_LIMITED)
-        metric_add(METRIC_auth_key_limited, 1);
-    else
-        metric_add(METRIC_auth_key_unavailable, 1);
+#define ROW(method) { METRIC_auth_##method##_allowed, METRIC_auth_##method##_unverified, METRIC_auth_##method##_denied, \
+                      METRIC_auth_##method##_limited, METRIC_auth_##method##_unavailable }
+    static const enum metric rows[][5] = { [AUTH_API_KEY] = ROW(key), [AUTH_OAUTH] = ROW(oauth), [AUTH_SESSION] = ROW(session) };
+#undef ROW
+    const uint64_t method = call->verdict_request.method;
+    const unsigned outcome = call->err == ERR_OK             ? 0
+                             : call->err == ERR_UNVERIFIED   ? 1
+                             : call->err == ERR_DENIED       ? 2
+                             : call->err == ERR_RATE_LIMITED ? 3
+                                                             : 4;
+
+    if ((call->steps & CALL_VERDICT) != 0 && method >= AUTH_API_KEY && method <= AUTH_SESSION)
+        metric_add(rows[method][outcome], 1);
 }
 
 /* --- steps ---------------------------------------------------------------------------------- */
@@ -276,10 +277,33 @@ static enum err judge_object(struct call *call)
     return err;
 }
 
+/*
+ * authz has not seen the token: it is asked again, once, with the token itself.  The request gets a new number, so that
+ * what a second worker still says to the first question is late.
+ */
+static void ask_with_token(struct dispatch *d, struct slot *slot)
+{
+    struct call *call = slot->call;
+
+    memset(&call->verdict, 0, sizeof call->verdict);
+    if (call->token.size == 0 || call->verdict_request.token.size > 0) {
+        call_end(d, slot, ERR_UNAVAILABLE);
+        return;
+    }
+    call->verdict_request.token = call->token;
+    leave_flight(d, slot);
+    slot->generation++;
+    enqueue(d, slot, ROLE_AUTHZ);
+}
+
 void call_verdict_came(struct dispatch *d, struct slot *slot)
 {
     enum err err = err_from_wire(slot->call->verdict.error);
 
+    if (err == ERR_TOKEN_WANTED) {
+        ask_with_token(d, slot);
+        return;
+    }
     histogram_observe_us(HISTOGRAM_verdict_latency, d->now_us - slot->step_us);
     if (err == ERR_OK)
         err = judge_object(slot->call);

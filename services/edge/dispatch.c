@@ -81,6 +81,7 @@ void dispatch_call(struct dispatch *dispatch, struct call *call)
     memset(&call->verdict, 0, sizeof call->verdict);
     memset(&call->charge, 0, sizeof call->charge);
     memset(&call->reply, 0, sizeof call->reply);
+    call->verdict_request.token = (struct view){ 0 };
     call->err = ERR_OK;
     atomic_fetch_add_explicit(&dispatch->calls_in_work, 1, memory_order_relaxed);
     hand_over(dispatch, call);

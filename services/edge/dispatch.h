@@ -65,6 +65,7 @@ struct call {
     uint32_t steps;
     uint64_t deadline_us;                     /* monotonic; for all steps but CALL_MANAGE, which has manage_ms of its own */
     struct verdict_request verdict_request;
+    struct view token;                        /* the token or session itself, for an authz that has not seen it; the caller's memory */
     struct manage_request manage_request;
     uint64_t on_failure;                      /* charge_request.on_failure of the route */
     struct audit_event event;                 /* event, request_id, address, method, path, server, tool, ... */

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-#include "common/apikey.h"
+#include <strings.h>
+
 #include "common/metrics.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
@@ -20,6 +21,20 @@ void gate_copy_text(char *into, size_t size, const char *text)
     into[count] = '\0';
 }
 
+static const char *detail_of(const char *reason)
+{
+    static const struct { const char *reason, *detail; } rows[] = {
+        { "two_credentials", "two credentials of one kind" },
+        { "token_in_query", "access_token in the query is refused, because URLs are logged: send Authorization: Bearer" },
+        { "origin", "a session cookie counts only from pages of this host, public_url or allowed_origins" },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        if (strcmp(rows[i].reason, reason) == 0)
+            return rows[i].detail;
+    return NULL;
+}
+
 static void refuse_credential(struct exchange *exchange, enum err err, const char *reason, uint64_t needed,
                               bool for_nginx)
 {
@@ -28,7 +43,7 @@ static void refuse_credential(struct exchange *exchange, enum err err, const cha
                                      .needed_scopes = needed,
                                      .is_invalid_credential = !is_absent,
                                      .for_nginx = for_nginx,
-                                     .detail = err == ERR_MALFORMED ? "two credentials of one kind" : NULL };
+                                     .detail = detail_of(reason) };
 
     if (err == ERR_MALFORMED)
         metric_add(METRIC_refused_malformed, 1);
@@ -39,13 +54,59 @@ static void refuse_credential(struct exchange *exchange, enum err err, const cha
     answer_refuse_early(exchange, &refusal, reason);
 }
 
+static bool is_safe_method(const char *method)
+{
+    return strcasecmp(method, "GET") == 0 || strcasecmp(method, "HEAD") == 0;
+}
+
+/* Another proxy that asks for a verdict tells what was asked of it. */
+static bool is_safe_request(const struct exchange *exchange)
+{
+    static const enum http_name originals[] = { HTTP_X_FORWARDED_METHOD, HTTP_X_ORIGINAL_METHOD };
+    bool is_safe = is_safe_method(exchange->method);
+
+    for (size_t i = 0; i < sizeof originals / sizeof originals[0] && exchange->peer_is_trusted; i++)
+        if (exchange->head->seen[originals[i]] > 0)
+            is_safe = is_safe && exchange->head->seen[originals[i]] == 1
+                      && is_safe_method(http_head_find(exchange->head, originals[i])->value);
+    return is_safe;
+}
+
+/* The name our host has for the client. */
+static const char *host_of(const struct exchange *exchange)
+{
+    const struct http_head *head = exchange->head;
+
+    if (exchange->peer_is_trusted && head->seen[HTTP_X_FORWARDED_HOST] == 1)
+        return http_head_find(head, HTTP_X_FORWARDED_HOST)->value;
+    return http_head_find(head, HTTP_HOST)->value;
+}
+
+static enum err find_credential(const struct exchange *exchange, struct credential *ret_credential,
+                                const char **reterr_reason)
+{
+    const struct edge_config *config = exchange->edge->config;
+    const struct same_site site = { .allowed = config->allowed_origins, .public_url = config->public_url,
+                                    .host = host_of(exchange), .is_safe_method = is_safe_request(exchange) };
+    enum err err;
+
+    *reterr_reason = "token_in_query";
+    if (credentials_are_in_query(exchange->query))
+        return ERR_MALFORMED;
+    err = credentials_find(exchange->head, config->session_cookie, ret_credential, reterr_reason);
+    if (err != ERR_OK || ret_credential->method != AUTH_SESSION)
+        return err;
+    *reterr_reason = "origin";
+    return credentials_are_same_site(exchange->head, &site) ? ERR_OK : ERR_DENIED;
+}
+
 struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx)
 {
     struct call *call = &exchange->space->call;
     const struct edge_config *config = exchange->edge->config;
     struct credential credential;
     const char *reason = NULL;
-    enum err err = credentials_find(exchange->head, &credential, &reason);
+    enum err err = find_credential(exchange, &credential, &reason);
 
     if (err != ERR_OK) {
         refuse_credential(exchange, err, reason, needed_scopes, for_nginx);
@@ -57,10 +118,10 @@ struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, boo
     call->deadline_us = exchange->started_us + config->decision_ms * 1000;
     call->status_if_ok = 200;
     call->on_failure = config->limit_locally ? 1 : 0;
-    call->verdict_request.method = AUTH_API_KEY;
     call->verdict_request.needed = needed_scopes;
-    call->verdict_request.digest_size = DIGEST_SIZE;
-    apikey_digest(credential.text, credential.length, call->verdict_request.digest);
+    credentials_digest(&credential, &call->verdict_request);
+    if (credential.method != AUTH_API_KEY)
+        call->token = (struct view){ (const uint8_t *)credential.text, credential.length };
     text_copy(call->verdict_request.address, sizeof call->verdict_request.address, exchange->address);
     text_copy(call->event.event, sizeof call->event.event, "request");
     text_copy(call->event.request_id, sizeof call->event.request_id, exchange->request_id);

@@ -19,6 +19,7 @@ static const struct {
     NAME(HTTP_X_ORIGINAL_URI, "x-original-uri"), NAME(HTTP_X_ORIGINAL_URL, "x-original-url"),
     NAME(HTTP_X_FORWARDED_PROTO, "x-forwarded-proto"), NAME(HTTP_X_FORWARDED_HOST, "x-forwarded-host"),
     NAME(HTTP_CONTENT_TYPE, "content-type"), NAME(HTTP_CORS_HEADERS, "access-control-request-headers"),
+    NAME(HTTP_COOKIE, "cookie"), NAME(HTTP_SEC_FETCH_SITE, "sec-fetch-site"),
 #undef NAME
 };
 

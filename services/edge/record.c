@@ -100,7 +100,9 @@ static void blank_secrets(const struct message_type *type, uint8_t *message, uin
 
         if ((field->presence == FIELD_SECRET || field->presence == FIELD_HIDDEN) && field->type != FIELD_VIEW)
             memset(message + field->offset, 0, field->limit * field->count);
-        if (field->type == FIELD_VIEW) {
+        if (field->type == FIELD_VIEW && field->presence == FIELD_HIDDEN) {
+            memset(message + field->offset, 0, sizeof(struct view));
+        } else if (field->type == FIELD_VIEW) {
             struct view view;
 
             memcpy(&view, message + field->offset, sizeof view);

@@ -71,8 +71,11 @@ static bool change_names(const struct change *change, const struct stream *strea
     case CHANGE_KEY:
         return is_same(change->key_id, stream->key_id);
     case CHANGE_USER:
-    case CHANGE_SESSION:
         return is_same(change->user_id, stream->user_id);
+    case CHANGE_SESSION:
+        return is_same(change->key_id, stream->session_id);
+    case CHANGE_ISSUER:
+        return false;    /* another key set: tokens that were good end by their own expiry */
     case CHANGE_TENANT:
         return is_same(change->tenant_id, stream->tenant_id);
     case CHANGE_SERVER:
@@ -125,6 +128,7 @@ static bool was_changed(const struct streams *streams, const struct stream *stre
 enum err streams_open(struct streams *streams, struct stream *stream, const struct verdict *verdict, const char *server)
 {
     snprintf(stream->key_id, sizeof stream->key_id, "%s", verdict->key_id);
+    snprintf(stream->session_id, sizeof stream->session_id, "%s", verdict->session_id);
     snprintf(stream->user_id, sizeof stream->user_id, "%s", verdict->user_id);
     snprintf(stream->tenant_id, sizeof stream->tenant_id, "%s", verdict->tenant_id);
     snprintf(stream->server, sizeof stream->server, "%s", server);

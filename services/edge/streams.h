@@ -1,6 +1,6 @@
 /*
- * streams.h - proxied exchanges in progress, and how they are ended: by a change that names their key, user, tenant or
- * server, at their credential's expiry, or when this edge has had no change feed for too long.
+ * streams.h - proxied exchanges in progress, and how they are ended: by a change that names their key, session, user, tenant
+ * or server, at their credential's expiry, or when this edge has had no change feed for too long.
  */
 #ifndef EDGE_STREAMS_H
 #define EDGE_STREAMS_H
@@ -15,7 +15,7 @@ struct streams;
 struct stream {    /* lies in the streaming thread's stack; linked while open */
     struct stream *next, *previous;
     int wake_fd;                     /* the caller's non-blocking eventfd, set before streams_open and drained; written once the stream must end */
-    char key_id[65], user_id[65], tenant_id[81], server[65];
+    char key_id[65], session_id[65], user_id[65], tenant_id[81], server[65];
     uint64_t expires_s;
     uint64_t opened_at;              /* edge's applied change number when the verdict was asked: a later change counts */
     const char *ended_by;            /* "change" | "expiry" | "lease" | "drain"; NULL while it may go on */

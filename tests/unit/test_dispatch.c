@@ -129,6 +129,8 @@ struct player {
     _Atomic uint32_t is_stopping, is_welcome, is_rejected, requests, feeds, holders;
     _Atomic uint64_t sequence;             /* keys: newest change */
     _Atomic uint64_t verdict_error, holders_applied;
+    _Atomic bool wants_tokens, never_has_enough;
+    _Atomic uint32_t tokens;               /* requests that carried one */
     char user_id[16], reject[201];
     struct change change;                  /* keys: sent once before the next feed when its sequence is set */
     _Atomic uint32_t has_change;
@@ -188,6 +190,22 @@ static void answer_keys(struct player *player, const struct frame_header *header
     }
 }
 
+static bool lacks_token(struct player *player, const struct frame_header *header, const struct frame_item *item)
+{
+    struct verdict_request request;
+    const char *field;
+
+    if (item->type->code != MESSAGE_verdict_request || !atomic_load(&player->wants_tokens))
+        return false;
+    assert_int_equal(message_decode(item->type, header->version, item->body, item->body_size, &request, &field), ERR_OK);
+    if (request.token.size == 0)
+        return true;
+    assert_int_equal(request.token.size, 5);
+    assert_memory_equal(request.token.bytes, "a.b.c", 5);
+    atomic_fetch_add(&player->tokens, 1);
+    return atomic_load(&player->never_has_enough);
+}
+
 static void answer(struct player *player, const struct frame_header *header, const struct frame_item *item)
 {
     struct verdict verdict = { .error = atomic_load(&player->verdict_error), .auth_method = AUTH_API_KEY, .scopes = SCOPE_ALL,
@@ -195,7 +213,9 @@ static void answer(struct player *player, const struct frame_header *header, con
     struct charge charge = { .error = ERR_OK, .limit = 1000, .window_s = 3600, .remaining = 999, .policy = "api_key" };
 
     strcpy(verdict.user_id, player->user_id);
-    if (verdict.error != ERR_OK)
+    if (lacks_token(player, header, item))
+        verdict = (struct verdict){ .error = ERR_TOKEN_WANTED };
+    else if (verdict.error != ERR_OK)
         strcpy(verdict.reason, "scope");
     if (item->type->code == MESSAGE_verdict_request)
         send_one(player->socket, header->epoch, header->batch, item->request_id, MESSAGE_verdict, &verdict);
@@ -1328,6 +1348,55 @@ static void recordings_hold_no_secret(void **state)
     close_edge(&edge);
 }
 
+/* The error of a call with this token to an authz that has seen none. */
+static enum err call_with_token(struct edge *edge, struct player *authz, const char *token)
+{
+    struct caller *caller = malloc(sizeof *caller);
+    enum err err;
+
+    atomic_store(&authz->wants_tokens, true);
+    fill_call(caller, edge, CALL_VERDICT, "r1");
+    caller->call.verdict_request.method = AUTH_OAUTH;
+    caller->call.token = (struct view){ (const uint8_t *)token, strlen(token) };
+    make_call(caller);
+    err = caller->call.err;
+    free(caller);
+    return err;
+}
+
+static void an_authz_that_wants_the_token_gets_it_once(void **state)
+{
+    struct edge edge;
+    struct player authz;
+    (void)state;
+
+    open_edge(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+    assert_int_equal(call_with_token(&edge, &authz, "a.b.c"), ERR_OK);
+    assert_int_equal(atomic_load(&authz.requests), 2);
+    assert_int_equal(atomic_load(&authz.tokens), 1);
+    kill_player(&authz);
+    close_edge(&edge);
+}
+
+static void who_wants_a_token_where_there_is_none_or_more_than_it_is_unavailable(void **state)
+{
+    static const char *const tokens[] = { "", "a.b.c" };
+    struct edge edge;
+    struct player authz;
+    (void)state;
+
+    for (size_t i = 0; i < 2; i++) {
+        open_edge(&edge);
+        start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+        atomic_store(&authz.never_has_enough, true);
+        assert_int_equal(call_with_token(&edge, &authz, tokens[i]), ERR_UNAVAILABLE);
+        assert_int_equal(atomic_load(&authz.requests), i + 1);
+        kill_player(&authz);
+        close_edge(&edge);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1359,6 +1428,8 @@ int main(void)
         cmocka_unit_test(refusals_are_counted_exactly_and_cost_one_event),
         cmocka_unit_test(an_event_with_foreign_bytes_is_bent_and_not_lost),
         cmocka_unit_test(recordings_hold_no_secret),
+        cmocka_unit_test(an_authz_that_wants_the_token_gets_it_once),
+        cmocka_unit_test(who_wants_a_token_where_there_is_none_or_more_than_it_is_unavailable),
     };
 
     log_setup("test", "1", LOG_ERROR);

@@ -14,7 +14,7 @@
 #include "common/change.h"
 #include "services/edge/streams.h"
 
-static const struct verdict verdict = { .key_id = "k1", .user_id = "u1", .tenant_id = "t1", .expires_s = 100 };
+static const struct verdict verdict = { .key_id = "k1", .session_id = "s1", .user_id = "u1", .tenant_id = "t1", .expires_s = 100 };
 
 static void open_stream(struct streams *streams, struct stream *stream, uint64_t opened_at)
 {
@@ -61,7 +61,9 @@ static void a_change_ends_whom_it_names_and_nobody_else(void **state)
     static const struct { struct change change; bool ends; } cases[] = {
         { { .kind = CHANGE_KEY, .key_id = "k1" }, true },       { { .kind = CHANGE_KEY, .key_id = "k2" }, false },
         { { .kind = CHANGE_KEY, .key_id = "" }, false },        { { .kind = CHANGE_USER, .user_id = "u1" }, true },
-        { { .kind = CHANGE_USER, .user_id = "u2" }, false },    { { .kind = CHANGE_SESSION, .user_id = "u1" }, true },
+        { { .kind = CHANGE_USER, .user_id = "u2" }, false },    { { .kind = CHANGE_SESSION, .user_id = "u1" }, false },
+        { { .kind = CHANGE_SESSION, .key_id = "s1" }, true },   { { .kind = CHANGE_SESSION, .key_id = "s2" }, false },
+        { { .kind = CHANGE_KEY, .key_id = "s1" }, false },      { { .kind = CHANGE_ISSUER, .server = "demo" }, false },
         { { .kind = CHANGE_TENANT, .tenant_id = "t1" }, true }, { { .kind = CHANGE_TENANT, .tenant_id = "k1" }, false },
         { { .kind = CHANGE_SERVER, .server = "demo" }, true },  { { .kind = CHANGE_SERVER, .server = "d" }, false },
         { { .kind = CHANGE_ALL }, true },                       { { .kind = 99 }, true },
