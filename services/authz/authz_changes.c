@@ -5,9 +5,6 @@
 
 #include "common/encode.h"
 
-/* What a change may name.  A user's id and an organization's may be the same text. */
-enum subject { SUBJECT_DIGEST = 1, SUBJECT_KEY, SUBJECT_USER, SUBJECT_TENANT };
-
 #define SUBJECTS_PER_CHANGE 2u
 
 struct ring_entry {
@@ -145,6 +142,11 @@ static bool remember_row(struct changes *changes, const struct change_row *row)
         remember(changes, 0, SUBJECT_TENANT, row->tenant_id);
         return row->tenant_id[0] != '\0';
     case CHANGE_SESSION:
+        remember(changes, 0, SUBJECT_SESSION, row->key_id);
+        return row->key_id[0] != '\0';
+    case CHANGE_ISSUER:
+        remember(changes, 0, SUBJECT_ISSUER, row->server);
+        return row->server[0] != '\0';
     case CHANGE_SERVER:
         return true;
     default:
@@ -170,14 +172,19 @@ uint64_t changes_applied(const struct changes *changes)
     return changes->applied;
 }
 
-static bool is_named(const struct changes *changes, uint64_t after, enum subject subject, const char *text)
+bool changes_named(const struct changes *changes, uint64_t sequence, enum subject subject, const char *text)
 {
     const struct slot *slot;
 
     if (text[0] == '\0')
         return false;
     slot = &changes->slots[slot_of(changes, hash_subject(changes, subject, text))];
-    return slot->hash != 0 && slot->sequence > after;
+    return slot->hash != 0 && slot->sequence > sequence;
+}
+
+bool changes_reach(const struct changes *changes, uint64_t sequence)
+{
+    return sequence >= changes->floor;
 }
 
 bool changes_hold(const struct changes *changes, uint64_t sequence, const char *digest_text, const struct authz_facts *facts)
@@ -188,17 +195,17 @@ bool changes_hold(const struct changes *changes, uint64_t sequence, const char *
         return false;
     if (sequence >= changes->applied)
         return true;
-    if (is_named(changes, sequence, SUBJECT_DIGEST, digest_text))
+    if (changes_named(changes, sequence, SUBJECT_DIGEST, digest_text))
         return false;
     if (facts == NULL)
         return true;
-    if (authz_tenant(facts, tenant) == ERR_OK && is_named(changes, sequence, SUBJECT_TENANT, tenant))
+    if (authz_tenant(facts, tenant) == ERR_OK && changes_named(changes, sequence, SUBJECT_TENANT, tenant))
         return false;
-    return !is_named(changes, sequence, SUBJECT_KEY, facts->key_id)
-           && !is_named(changes, sequence, SUBJECT_USER, facts->reference_id)
-           && !is_named(changes, sequence, SUBJECT_TENANT, facts->reference_id)
-           && !is_named(changes, sequence, SUBJECT_TENANT, facts->side_tenant_id)
-           && !is_named(changes, sequence, SUBJECT_TENANT, facts->organization_id);
+    return !changes_named(changes, sequence, SUBJECT_KEY, facts->key_id)
+           && !changes_named(changes, sequence, SUBJECT_USER, facts->reference_id)
+           && !changes_named(changes, sequence, SUBJECT_TENANT, facts->reference_id)
+           && !changes_named(changes, sequence, SUBJECT_TENANT, facts->side_tenant_id)
+           && !changes_named(changes, sequence, SUBJECT_TENANT, facts->organization_id);
 }
 
 void lease_init(struct lease *lease, uint64_t length_us, uint64_t grace_us, uint64_t now_us)

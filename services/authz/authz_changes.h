@@ -22,11 +22,14 @@
 
 struct changes;
 
+/* What a change may name.  A user's id and an organization's may be the same text. */
+enum subject { SUBJECT_DIGEST = 1, SUBJECT_KEY, SUBJECT_USER, SUBJECT_TENANT, SUBJECT_SESSION, SUBJECT_ISSUER };
+
 /* One row of mcpgw.change; texts are "" where the row has NULL. */
 struct change_row {
     uint64_t sequence;
     int kind;                 /* enum change_kind; an unknown number counts as CHANGE_ALL */
-    const char *digest, *key_id, *user_id, *tenant_id;
+    const char *digest, *key_id, *user_id, *tenant_id, *server;
 };
 
 /* capacity: changes remembered, a power of two. */
@@ -41,6 +44,11 @@ uint64_t changes_applied(const struct changes *changes);
 
 /* Is what was read of this digest at `sequence` still true after all changes applied?  facts NULL: that no such key exists. */
 bool changes_hold(const struct changes *changes, uint64_t sequence, const char *digest_text, const struct authz_facts *facts);
+
+/* Are the changes behind `sequence` all remembered, so that changes_named can be believed? */
+bool changes_reach(const struct changes *changes, uint64_t sequence);
+/* Did one of them name this?  Never "". */
+bool changes_named(const struct changes *changes, uint64_t sequence, enum subject subject, const char *text);
 
 /* ---- the lease: all times are CLOCK_BOOTTIME in microseconds, so that time spent suspended counts ---- */
 

@@ -59,7 +59,7 @@ static const struct postgres_statement find_statements[] = {
 static const struct postgres_statement watch_statements[] = {
     { "sequence", "SELECT value FROM mcpgw.change_sequence" },
     { "changes",
-      "SELECT s.value, c.sequence, c.kind, c.digest, c.key_id, c.user_id, c.tenant_id"
+      "SELECT s.value, c.sequence, c.kind, c.digest, c.key_id, c.user_id, c.tenant_id, c.server"
       " FROM mcpgw.change_sequence s LEFT JOIN LATERAL (SELECT * FROM mcpgw.change WHERE sequence > $1::bigint"
       " ORDER BY sequence LIMIT $2::bigint) c ON true ORDER BY c.sequence" },
     { "triggers", "SELECT mcpgw.triggers_present()" },
@@ -305,6 +305,7 @@ struct change_row store_change_at(const struct store_changes *changes, size_t in
         .sequence = (uint64_t)postgres_i64(rows, row, 1), .kind = (int)postgres_i64(rows, row, 2),
         .digest = postgres_text(rows, row, 3), .key_id = postgres_text(rows, row, 4),
         .user_id = postgres_text(rows, row, 5), .tenant_id = postgres_text(rows, row, 6),
+        .server = postgres_text(rows, row, 7),
     };
 }
 

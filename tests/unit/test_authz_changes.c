@@ -20,12 +20,16 @@ static struct changes *make(size_t capacity, uint64_t sequence)
 
 static void apply(struct changes *changes, uint64_t sequence, int kind, const char *name)
 {
-    struct change_row row = { .sequence = sequence, .kind = kind, .digest = "", .key_id = "", .user_id = "", .tenant_id = "" };
+    struct change_row row = { .sequence = sequence, .kind = kind, .digest = "", .key_id = "", .user_id = "", .tenant_id = "", .server = "" };
 
     if (kind == CHANGE_KEY)
         row.digest = name;
     else if (kind == CHANGE_USER)
         row.user_id = name;
+    else if (kind == CHANGE_SESSION)
+        row.key_id = name;
+    else if (kind == CHANGE_ISSUER || kind == CHANGE_SERVER)
+        row.server = name;
     else
         row.tenant_id = name;
     assert_true(changes_apply(changes, &row));
@@ -38,7 +42,7 @@ static const struct authz_facts organizations_key = { .key_id = "k3", .reference
 static void a_row_out_of_turn_is_not_applied(void **state)
 {
     struct changes *changes = make(8, 10);
-    struct change_row row = { .sequence = 10, .kind = CHANGE_KEY, .digest = "d", .key_id = "", .user_id = "", .tenant_id = "" };
+    struct change_row row = { .sequence = 10, .kind = CHANGE_KEY, .digest = "d", .key_id = "", .user_id = "", .tenant_id = "", .server = "" };
 
     (void)state;
     assert_false(changes_apply(changes, &row));
@@ -68,7 +72,7 @@ static void a_change_of_a_key_ends_what_was_read_of_it_before(void **state)
 static void a_key_that_got_another_digest_is_found_by_its_id(void **state)
 {
     struct changes *changes = make(8, 10);
-    struct change_row row = { .sequence = 11, .kind = CHANGE_KEY, .digest = "new", .key_id = "k1", .user_id = "", .tenant_id = "" };
+    struct change_row row = { .sequence = 11, .kind = CHANGE_KEY, .digest = "new", .key_id = "k1", .user_id = "", .tenant_id = "", .server = "" };
 
     (void)state;
     assert_true(changes_apply(changes, &row));
@@ -120,14 +124,33 @@ static void a_bulk_change_an_unknown_kind_and_a_row_without_a_name_end_everythin
     changes_destroy(&changes);
 }
 
-static void a_change_of_a_server_or_session_ends_no_key(void **state)
+static void a_change_of_a_server_session_or_issuer_ends_no_key(void **state)
 {
     struct changes *changes = make(8, 10);
 
     (void)state;
     apply(changes, 11, CHANGE_SERVER, "acme");
-    apply(changes, 12, CHANGE_SESSION, "u1");
+    apply(changes, 12, CHANGE_SESSION, "k1");
+    apply(changes, 13, CHANGE_ISSUER, "u1");
     assert_true(changes_hold(changes, 10, "d1", &users_key));
+    changes_destroy(&changes);
+}
+
+static void a_session_and_an_issuer_are_named_by_their_own_changes_only(void **state)
+{
+    struct changes *changes = make(8, 10);
+
+    (void)state;
+    apply(changes, 11, CHANGE_SESSION, "s1");
+    apply(changes, 12, CHANGE_ISSUER, "corp");
+    assert_true(changes_named(changes, 10, SUBJECT_SESSION, "s1"));
+    assert_false(changes_named(changes, 11, SUBJECT_SESSION, "s1"));
+    assert_true(changes_named(changes, 11, SUBJECT_ISSUER, "corp"));
+    assert_false(changes_named(changes, 10, SUBJECT_ISSUER, "s1"));
+    assert_false(changes_named(changes, 10, SUBJECT_KEY, "s1"));
+    assert_false(changes_named(changes, 10, SUBJECT_SESSION, ""));
+    assert_true(changes_reach(changes, 10));
+    assert_false(changes_reach(changes, 9));
     changes_destroy(&changes);
 }
 
@@ -263,7 +286,8 @@ int main(void)
         cmocka_unit_test(a_change_of_a_user_ends_all_of_that_users_keys),
         cmocka_unit_test(a_change_of_a_tenant_ends_every_key_that_leads_to_it),
         cmocka_unit_test(a_bulk_change_an_unknown_kind_and_a_row_without_a_name_end_everything),
-        cmocka_unit_test(a_change_of_a_server_or_session_ends_no_key),
+        cmocka_unit_test(a_change_of_a_server_session_or_issuer_ends_no_key),
+        cmocka_unit_test(a_session_and_an_issuer_are_named_by_their_own_changes_only),
         cmocka_unit_test(what_is_older_than_the_oldest_change_remembered_does_not_count),
         cmocka_unit_test(after_many_changes_every_answer_is_as_if_all_were_remembered),
         cmocka_unit_test(without_a_lease_nothing_cached_decides),
