@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include <openssl/crypto.h>
+
 #include "common/little_endian.h"
 
 static const uint8_t magic[4] = { 'M', 'G', 'T', '1' };
@@ -145,6 +147,44 @@ enum err trail_open(const uint8_t *bytes, size_t size, struct trail_header *ret_
         return ERR_MALFORMED;
     *ret_header = header;
     return ERR_OK;
+}
+
+void trail_derive_key(const void *master, size_t master_size, const uint8_t producer[UUID_SIZE], uint64_t epoch,
+                      uint8_t ret_key[TRAIL_KEY_SIZE])
+{
+    uint8_t number[8];
+
+    put_le64(number, epoch);
+    digest_hmac(master, master_size, producer, UUID_SIZE, number, sizeof number, ret_key);
+}
+
+bool trail_is_authentic(const uint8_t *block, const struct trail_header *header, const uint8_t key[TRAIL_KEY_SIZE])
+{
+    uint8_t mac[DIGEST_SIZE];
+
+    if ((header->flags & TRAIL_CHAINED) == 0)
+        return false;
+    digest_hmac(key, TRAIL_KEY_SIZE, block, AT_MAC, block + TRAIL_HEADER_SIZE, header->size - TRAIL_HEADER_SIZE, mac);
+    return CRYPTO_memcmp(mac, header->mac, sizeof mac) == 0;
+}
+
+bool trail_find(const uint8_t *bytes, size_t size, const struct trail_header *wanted, size_t *ret_at,
+                struct trail_header *ret_header)
+{
+    const uint8_t *at = bytes, *end = bytes + size;
+
+    while ((at = memmem(at, (size_t)(end - at), magic, sizeof magic)) != NULL) {
+        struct trail_header header;
+
+        if (trail_open(at, (size_t)(end - at), &header) == ERR_OK && header.epoch == wanted->epoch
+            && memcmp(header.producer, wanted->producer, UUID_SIZE) == 0 && header.first_seq + header.count > wanted->first_seq) {
+            *ret_at = (size_t)(at - bytes);
+            *ret_header = header;
+            return true;
+        }
+        at++;
+    }
+    return false;
 }
 
 bool trail_next(const uint8_t *block, const struct trail_header *header, size_t *cursor, uint32_t *index,

@@ -33,6 +33,7 @@
 #define TRAIL_RECORD_SIZE   16u
 #define TRAIL_BLOCK_MAX     65536u      /* one block, so that it fits one message; a replay packs several messages */
 #define TRAIL_CHAINED       1u
+#define TRAIL_KEY_SIZE      DIGEST_SIZE
 
 struct trail_header {
     uint32_t size, count;
@@ -64,6 +65,15 @@ enum err trail_add(struct trail_writer *writer, uint64_t time_us, const struct m
 /* Seals: prev, mac when key is not NULL, crc.  Returns the block's size; 0 when it holds no record. */
 size_t trail_end(struct trail_writer *writer, uint64_t time_us, const uint8_t prev[DIGEST_SIZE],
                  const uint8_t *key, size_t key_size, uint8_t ret_mac[DIGEST_SIZE]);
+
+/* The key of a producer's epoch, from the slot's own or one that edges and audit share. */
+void trail_derive_key(const void *master, size_t master_size, const uint8_t producer[UUID_SIZE], uint64_t epoch,
+                      uint8_t ret_key[TRAIL_KEY_SIZE]);
+/* Is the mac of an opened, chained block the one this key gives? */
+bool trail_is_authentic(const uint8_t *block, const struct trail_header *header, const uint8_t key[TRAIL_KEY_SIZE]);
+/* The first whole block of wanted->producer and ->epoch that holds wanted->first_seq or a later one; false: none. */
+bool trail_find(const uint8_t *bytes, size_t size, const struct trail_header *wanted, size_t *ret_at,
+                struct trail_header *ret_header);
 
 /* Reads the block at the start of `bytes` (its size in header->size).  Checks magic, sizes, crc, that the records fill it exactly.
  * ERR_MALFORMED otherwise; ERR_NOT_FOUND: zeroes, the end of a segment. */

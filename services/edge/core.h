@@ -103,6 +103,7 @@ struct replay {
     struct worker *worker;            /* NULL: free */
     struct spool_cursor cursor;
     uint64_t request_id, left;        /* bytes it may still send */
+    uint64_t damaged_seq;             /* what could not be read while the next that can is looked for; 0: nothing */
 };
 
 /* The registry as it comes in, page by page. */

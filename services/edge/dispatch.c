@@ -296,7 +296,7 @@ static enum err make_slots(struct dispatch *d, uint32_t count)
     d->frame_buffer = malloc(FRAME_SIZE_MAX);
     d->block_buffer = malloc(TRAIL_BLOCK_MAX);
     d->trail_buffer = malloc(FRAME_TRAIL_MAX);
-    d->replay_buffer = malloc(TRAIL_BLOCK_MAX);
+    d->replay_buffer = malloc(SPOOL_SKIP_SIZE);
     if (d->slots == NULL || d->batches == NULL || d->frame_buffer == NULL || d->block_buffer == NULL
         || d->trail_buffer == NULL || d->replay_buffer == NULL)
         return ERR_NO_MEMORY;
@@ -326,7 +326,7 @@ static enum err open_spool(struct dispatch *d, char *reterr, size_t reterr_size)
 {
     const struct spool_options options = {
         .dir = d->options.spool_dir, .bytes = d->options.spool_bytes, .segment_bytes = d->options.segment_bytes,
-        .is_strict = d->options.audit_strict, .on_durable = on_durable, .owner = d,
+        .chain_key = d->options.chain_key, .is_strict = d->options.audit_strict, .on_durable = on_durable, .owner = d,
     };
     const enum err err = spool_new(&options, &d->spool, reterr, reterr_size);
 

@@ -33,6 +33,7 @@ struct dispatch_options {
     uint64_t queue_limit, attempt_ms, manage_ms;
     uint32_t calls_max;                    /* threads that may be in dispatch_call at once; beyond: ERR_OVERLOADED */
     bool audit_strict;
+    const struct secret *chain_key;
     struct streams *streams;
     struct servers *servers;
     struct ops *ops;                       /* facts: authz, ratelimit, keys, servers, feed, spool.  NULL: none are told */

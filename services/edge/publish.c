@@ -99,7 +99,8 @@ static enum err end_block(struct dispatch *d, bool is_junk)
 {
     const uint32_t count = d->block.header.count;
     uint8_t mac[DIGEST_SIZE];
-    const size_t size = trail_end(&d->block, clock_unix_us(), d->prev, NULL, 0, mac);
+    const size_t size = trail_end(&d->block, clock_unix_us(), d->prev, spool_chain_key(d->spool),
+                                  TRAIL_KEY_SIZE, mac);
     struct trail_block message = { .block = { .bytes = d->block_buffer, .size = size } };
     enum err err;
 
@@ -347,6 +348,18 @@ void on_replay_request(struct dispatch *d, struct worker *worker, uint64_t reque
     memcpy(replay->cursor.producer, request->producer, UUID_SIZE);
 }
 
+/* Damage: its bytes are sent, for the quarantine, and the replay ends with the next sequence that can be read. */
+static enum err fill_damage(struct dispatch *d, struct replay *replay)
+{
+    const enum err err = spool_skip(d->spool, &replay->cursor, d->replay_buffer);
+    const uint64_t damaged_seq = replay->damaged_seq;
+
+    if (err == ERR_AGAIN)
+        return ERR_AGAIN;
+    replay->damaged_seq = 0;
+    return err == ERR_OK && replay->cursor.seq > damaged_seq ? ERR_MALFORMED : err;
+}
+
 /* Reads blocks into the frame until it or the request's bytes are full.  ERR_AGAIN: there is more; anything else: it is over. */
 static enum err fill_replay(struct dispatch *d, struct replay *replay, struct frame_writer *writer)
 {
@@ -354,10 +367,17 @@ static enum err fill_replay(struct dispatch *d, struct replay *replay, struct fr
 
     while (writer->size < REPLAY_BYTES_PER_SWEEP && writer->header.count < FRAME_ITEMS_MAX) {
         size_t size = 0;
-        enum err err = spool_read(d->spool, &replay->cursor, d->replay_buffer, &size);
+        enum err err = replay->damaged_seq != 0 ? fill_damage(d, replay) : ERR_OK;
 
-        if (err != ERR_OK || size == 0)
-            return err == ERR_MALFORMED ? ERR_NOT_FOUND : err;
+        if (err != ERR_OK)
+            return err;
+        err = spool_read(d->spool, &replay->cursor, d->replay_buffer, &size);
+        if (err == ERR_MALFORMED) {
+            replay->damaged_seq = replay->cursor.seq;
+            log_error("spool_damaged", log_number("epoch", replay->cursor.epoch), log_number("seq", replay->cursor.seq));
+        }
+        if (size == 0 || (err != ERR_OK && err != ERR_MALFORMED))
+            return err == ERR_MALFORMED ? ERR_AGAIN : err;
         const struct trail_block message = { .block = { .bytes = d->replay_buffer, .size = size } };
         err = frame_add(writer, type, 0, replay->request_id, 0, &message);
         if (err != ERR_OK)

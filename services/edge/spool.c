@@ -61,6 +61,7 @@ struct spool {
     bool is_strict;
     void (*on_durable)(void *owner);
     void *owner;
+    uint8_t chain_key[TRAIL_KEY_SIZE];
     struct held_slot own_slot;       /* head of the list of slots */
     struct log own;                  /* head of the list of logs */
     struct segment *active;          /* the last of own, or NULL */
@@ -515,6 +516,16 @@ static enum err init_sync(struct spool *spool)
     return ERR_OK;
 }
 
+static void make_chain_key(struct spool *spool, const struct secret *shared)
+{
+    const struct slot_dir *slot = &spool->own_slot.dir;
+
+    if (shared != NULL && secret_is_set(shared))
+        trail_derive_key(shared->bytes, shared->size, slot->uuid, spool->own.epoch, spool->chain_key);
+    else
+        trail_derive_key(slot->key, sizeof slot->key, slot->uuid, spool->own.epoch, spool->chain_key);
+}
+
 enum err spool_new(const struct spool_options *options, struct spool **ret_spool, char *reterr, size_t reterr_size)
 {
     OWNED(spool_destroy) struct spool *spool = calloc(1, sizeof *spool);
@@ -538,6 +549,7 @@ enum err spool_new(const struct spool_options *options, struct spool **ret_spool
         err = open_epoch(spool, options->dir, reterr, reterr_size);
     if (err != ERR_OK)
         return err;
+    make_chain_key(spool, options->chain_key);
     prepare_segment(spool);
     if (pthread_create(&spool->thread, NULL, spool_run, spool) != 0)
         return ERR_NO_MEMORY;
@@ -599,6 +611,7 @@ void spool_destroy(struct spool **spool)
         close(it->dir_fd);
     pthread_mutex_destroy(&it->lock);
     pthread_cond_destroy(&it->changed);
+    OPENSSL_cleanse(it->chain_key, sizeof it->chain_key);
     free(it);
     *spool = NULL;
 }
@@ -608,6 +621,11 @@ void spool_destroy(struct spool **spool)
 const uint8_t *spool_producer(const struct spool *spool)
 {
     return spool->own_slot.dir.uuid;
+}
+
+const uint8_t *spool_chain_key(const struct spool *spool)
+{
+    return spool->chain_key;
 }
 
 uint64_t spool_epoch(const struct spool *spool)
@@ -781,23 +799,29 @@ void spool_acknowledge(struct spool *spool, const uint8_t producer[UUID_SIZE], u
 
 /* --- replay ---------------------------------------------------------------------------------- */
 
-/* Opens the segment that holds cursor->seq unless it is open.  *ret_end: bytes of it that hold blocks; 0: at the end. */
-static enum err place_cursor(struct spool *spool, struct spool_cursor *cursor, uint64_t *ret_end)
+struct extent {
+    uint64_t size, next_seq;
+};
+
+/* Opens the segment that holds cursor->seq unless it is open.  size: bytes of it that hold blocks; 0: at the end. */
+static enum err place_cursor(struct spool *spool, struct spool_cursor *cursor, struct extent *ret_extent)
 {
     const struct log *log;
     const struct segment *segment = NULL;
     enum err err = ERR_OK;
 
     pthread_mutex_lock(&spool->lock);
-    *ret_end = 0;
+    *ret_extent = (struct extent){ 0 };
     log = find_log(spool, cursor->producer, cursor->epoch);
     if (log != NULL)
         for (segment = log->first; segment != NULL && cursor->seq >= segment->next_seq;)
             segment = segment->next;
     if (log == NULL || (segment != NULL && cursor->seq < segment->first_seq))
         err = ERR_NOT_FOUND;
+    if (log != NULL && err != ERR_OK)
+        cursor->seq = segment->first_seq;
     if (err == ERR_OK && segment != NULL) {
-        *ret_end = segment->size;
+        *ret_extent = (struct extent){ .size = segment->size, .next_seq = segment->next_seq };
         if (!cursor->is_open || cursor->segment_seq != segment->first_seq) {
             char name[SEGMENT_NAME_SIZE];
 
@@ -835,36 +859,73 @@ static bool peek_block(const struct spool_cursor *cursor, struct peek *ret_peek)
     return ret_peek->size > TRAIL_HEADER_SIZE && ret_peek->size <= TRAIL_BLOCK_MAX && ret_peek->count > 0;
 }
 
+/* What stands where a block should, for people to look at. */
+static enum err read_damage(const struct spool_cursor *cursor, uint64_t end, uint8_t *buffer, size_t *ret_size)
+{
+    const uint64_t left = cursor->offset < end ? end - cursor->offset : 0;
+    const size_t size = left < TRAIL_BLOCK_MAX ? (size_t)left : TRAIL_BLOCK_MAX;
+
+    *ret_size = read_fully(cursor->fd, buffer, size, cursor->offset) ? size : 0;
+    return ERR_MALFORMED;
+}
+
 enum err spool_read(struct spool *spool, struct spool_cursor *cursor, uint8_t *buffer, size_t *ret_size)
 {
-    uint64_t end;
+    struct extent extent;
     struct trail_header header;
-    const enum err err = place_cursor(spool, cursor, &end);
+    const enum err err = place_cursor(spool, cursor, &extent);
 
     if (err != ERR_OK)
         return err;
-    if (end == 0) {
-        *ret_size = 0;
+    *ret_size = 0;
+    if (extent.size == 0)
         return ERR_OK;
-    }
     for (unsigned step = 0; step < SEEK_STEPS; step++) {
         struct peek peek;
 
-        if (cursor->offset >= end || !peek_block(cursor, &peek) || peek.first_seq > cursor->seq)
-            return ERR_MALFORMED;
+        if (cursor->offset >= extent.size || !peek_block(cursor, &peek) || peek.first_seq > cursor->seq)
+            return read_damage(cursor, extent.size, buffer, ret_size);
         if (peek.first_seq + peek.count <= cursor->seq) {
             cursor->offset += peek.size;
             continue;
         }
         if (!read_fully(cursor->fd, buffer, peek.size, cursor->offset)
             || trail_open(buffer, peek.size, &header) != ERR_OK)
-            return ERR_MALFORMED;
+            return read_damage(cursor, extent.size, buffer, ret_size);
         cursor->offset += peek.size;
         cursor->seq = peek.first_seq + peek.count;
         *ret_size = peek.size;
         return ERR_OK;
     }
     return ERR_AGAIN;
+}
+
+enum err spool_skip(struct spool *spool, struct spool_cursor *cursor, uint8_t *buffer)
+{
+    struct trail_header wanted = { .epoch = cursor->epoch, .first_seq = cursor->seq }, found;
+    struct extent extent;
+    uint64_t left;
+    size_t size, at;
+    const enum err err = place_cursor(spool, cursor, &extent);
+
+    if (err != ERR_OK)
+        return err;
+    memcpy(wanted.producer, cursor->producer, UUID_SIZE);
+    left = cursor->offset < extent.size ? extent.size - cursor->offset : 0;
+    size = left < SPOOL_SKIP_SIZE ? (size_t)left : SPOOL_SKIP_SIZE;
+    if (!read_fully(cursor->fd, buffer, size, cursor->offset))
+        size = 0;
+    if (size > 0 && trail_find(buffer, size, &wanted, &at, &found)) {
+        cursor->offset += at;
+        cursor->seq = found.first_seq > cursor->seq ? found.first_seq : cursor->seq;
+        return ERR_OK;
+    }
+    if (size == SPOOL_SKIP_SIZE) {    /* a block that begins in the second half may end beyond it */
+        cursor->offset += TRAIL_BLOCK_MAX;
+        return ERR_AGAIN;
+    }
+    cursor->seq = extent.next_seq > cursor->seq ? extent.next_seq : cursor->seq;
+    return ERR_OK;
 }
 
 void spool_cursor_close(struct spool_cursor *cursor)

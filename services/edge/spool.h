@@ -15,6 +15,8 @@
 
 #include "common/encode.h"
 #include "common/error.h"
+#include "common/secret.h"
+#include "common/trail.h"
 
 struct spool;
 
@@ -25,6 +27,7 @@ struct spool;
 struct spool_options {
     const char *dir;
     uint64_t bytes, segment_bytes;
+    const struct secret *chain_key;    /* of all producers; NULL or not set: each slot has its own */
     bool is_strict;                    /* sync as soon as something was written, not every 50 ms */
     void (*on_durable)(void *owner);   /* from the spool thread, after each sync; may be NULL */
     void *owner;
@@ -53,6 +56,7 @@ enum err spool_new(const struct spool_options *options, struct spool **ret_spool
 void spool_destroy(struct spool **spool);
 
 const uint8_t *spool_producer(const struct spool *spool);
+const uint8_t *spool_chain_key(const struct spool *spool);    /* of the own epoch, TRAIL_KEY_SIZE bytes */
 uint64_t spool_epoch(const struct spool *spool);
 uint64_t spool_next_seq(const struct spool *spool);
 uint64_t spool_durable_seq(struct spool *spool);    /* of the own epoch: events below it are on disk */
@@ -71,10 +75,15 @@ size_t spool_logs(struct spool *spool, struct spool_log ret_logs[SPOOL_LOGS_MAX]
 void spool_acknowledge(struct spool *spool, const uint8_t producer[UUID_SIZE], uint64_t epoch, uint64_t next_seq);
 /*
  * Reads the block that holds cursor->seq and moves the cursor behind it.  `buffer` has TRAIL_BLOCK_MAX bytes.
- * ERR_AGAIN: still seeking (a call does a bounded amount of work); ERR_NOT_FOUND: the spool does not have it (any more);
- * ERR_MALFORMED: what stands there is damaged.  At the end of what exists: ERR_OK with *ret_size 0.
+ * ERR_AGAIN: still seeking (a call does a bounded amount of work); ERR_NOT_FOUND: the spool does not have it (any more), and
+ * cursor->seq is the next it has, if there is one; ERR_MALFORMED: what stands there is damaged, *ret_size bytes of it are
+ * in the buffer, and spool_skip goes on.  At the end of what exists: ERR_OK with *ret_size 0.
  */
 enum err spool_read(struct spool *spool, struct spool_cursor *cursor, uint8_t *buffer, size_t *ret_size) MUST_CHECK;
+/* After ERR_MALFORMED: moves the cursor to the next block that can be read, or behind the segment's last sequence.
+ * `buffer` has SPOOL_SKIP_SIZE bytes.  ERR_OK: cursor->seq is there; ERR_AGAIN: still looking; else as spool_read. */
+#define SPOOL_SKIP_SIZE (2u * TRAIL_BLOCK_MAX)
+enum err spool_skip(struct spool *spool, struct spool_cursor *cursor, uint8_t *buffer) MUST_CHECK;
 void spool_cursor_close(struct spool_cursor *cursor);
 
 #endif

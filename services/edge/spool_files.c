@@ -88,6 +88,21 @@ static bool make_uuid(int slot_fd, uint8_t ret_uuid[UUID_SIZE])
     return write_text(slot_fd, "uuid", text);
 }
 
+/* Hex in the file `key`, made when there is none.  One that cannot be read is no reason to make another. */
+static bool load_key(int slot_fd, uint8_t ret_key[TRAIL_KEY_SIZE])
+{
+    char text[2 * TRAIL_KEY_SIZE + 2];
+    size_t size = 0;
+
+    if (faccessat(slot_fd, "key", F_OK, 0) != 0 && errno == ENOENT) {
+        random_bytes(ret_key, TRAIL_KEY_SIZE);
+        hex_encode(ret_key, TRAIL_KEY_SIZE, text);
+        return write_text(slot_fd, "key", text);
+    }
+    return read_text(slot_fd, "key", text, sizeof text)
+        && hex_decode(text, strlen(text), ret_key, TRAIL_KEY_SIZE, &size) == ERR_OK && size == TRAIL_KEY_SIZE;
+}
+
 /* Segments whose owner's name is lost must stay as they are for people to look at. */
 static bool is_usable(struct slot_dir *slot)
 {
@@ -113,14 +128,14 @@ enum err slot_take(int dir_fd, const char *dir, struct slot_dir *ret_slot, char 
         slot.fd = lock_slot(dir_fd, number);
         if (slot.fd < 0)
             continue;
-        if (!load_uuid(slot.fd, slot.uuid) && !is_usable(&slot)) {
+        if ((!load_uuid(slot.fd, slot.uuid) && !is_usable(&slot)) || !load_key(slot.fd, slot.key)) {
             close(slot.fd);
             continue;
         }
         *ret_slot = slot;
         return ERR_OK;
     }
-    snprintf(reterr, reterr_size, "no slot of %s (0 to %u) can be used: held by other edges, not writable, or without its uuid file",
+    snprintf(reterr, reterr_size, "no slot of %s (0 to %u) can be used: held by other edges, not writable, or without its uuid or key file",
              dir, SLOTS_MAX - 1);
     return ERR_UNAVAILABLE;
 }
@@ -276,6 +291,28 @@ static const uint8_t *window_at(struct window *window, uint64_t at, size_t *ret_
     return window->bytes + (at - window->start);
 }
 
+/* Behind damage: the next whole block of this epoch.  Only what has none behind it is a torn tail. */
+static bool find_further(struct window *window, const struct slot_dir *slot, const struct segment_file *file,
+                         struct segment_end *end)
+{
+    struct trail_header wanted = { .epoch = file->epoch, .first_seq = end->next_seq }, found;
+    size_t size, at;
+
+    memcpy(wanted.producer, slot->uuid, UUID_SIZE);
+    for (uint64_t from = end->size;; from += WINDOW_SIZE - TRAIL_BLOCK_MAX) {
+        window->size = 0;    /* read on from here */
+        const uint8_t *bytes = window_at(window, from, &size);
+
+        if (bytes != NULL && trail_find(bytes, size, &wanted, &at, &found)) {
+            end->size = from + at;
+            end->next_seq = found.first_seq;
+            return true;
+        }
+        if (bytes == NULL || size < WINDOW_SIZE)
+            return false;
+    }
+}
+
 static void walk_blocks(struct window *window, const struct slot_dir *slot, const struct segment_file *file,
                         struct segment_end *end)
 {
@@ -284,8 +321,13 @@ static void walk_blocks(struct window *window, const struct slot_dir *slot, cons
         size_t size;
         const uint8_t *block = window_at(window, end->size, &size);
 
-        if (block == NULL || trail_open(block, size, &header) != ERR_OK)
+        if (block == NULL)
             return;
+        if (trail_open(block, size, &header) != ERR_OK) {
+            if (!find_further(window, slot, file, end))
+                return;
+            continue;
+        }
         end->is_foreign = memcmp(header.producer, slot->uuid, UUID_SIZE) != 0 || header.epoch != file->epoch
                        || header.first_seq != end->next_seq;
         if (end->is_foreign)

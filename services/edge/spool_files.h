@@ -8,6 +8,7 @@
 
 #include "common/encode.h"
 #include "common/error.h"
+#include "common/trail.h"
 
 #define SLOTS_MAX         256u
 #define SEGMENT_NAME_SIZE 48u
@@ -16,6 +17,7 @@ struct slot_dir {
     int fd;                         /* open and locked by flock */
     unsigned number;
     uint8_t uuid[UUID_SIZE];
+    uint8_t key[TRAIL_KEY_SIZE];    /* of this slot alone; made once, mode 0600 */
 };
 
 struct segment_file {

@@ -339,6 +339,68 @@ static void a_flipped_bit_in_the_middle_is_told_and_not_served(void **state)
     spool_destroy(&spool);
 }
 
+static void what_stands_behind_damage_in_a_closed_epoch_is_kept_and_found(void **state)
+{
+    struct spool *spool = open_spool(8 << 20);
+    struct spool_cursor cursor = { .epoch = 1, .seq = 11 };
+    const uint8_t damage = 0x5a;
+    uint8_t *buffer = malloc(SPOOL_SKIP_SIZE);
+    struct trail_header second;
+    char path[200];
+    struct spool_log log;
+    size_t size = 0;
+    (void)state;
+
+    fill(spool, 5);
+    memcpy(cursor.producer, spool_producer(spool), UUID_SIZE);
+    assert_int_equal(spool_read(spool, &cursor, buffer, &size), ERR_OK);
+    assert_int_equal(trail_open(buffer, size, &second), ERR_OK);
+    spool_cursor_close(&cursor);
+    spool_destroy(&spool);
+    segments(0, path, sizeof path);
+    const int fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, &damage, 1, (off_t)second.size + 4), 1);    /* size of the second block */
+    close(fd);
+
+    spool = open_spool(8 << 20);
+    assert_true(has_log(spool, spool_producer(spool), 1, &log));
+    assert_int_equal(log.next_seq, 51);
+    cursor.seq = 11;
+    assert_int_equal(spool_read(spool, &cursor, buffer, &size), ERR_MALFORMED);
+    assert_true(size > 0);
+    assert_int_equal(spool_skip(spool, &cursor, buffer), ERR_OK);
+    assert_int_equal(cursor.seq, 21);
+    assert_int_equal(spool_read(spool, &cursor, buffer, &size), ERR_OK);
+    assert_int_equal(cursor.seq, 31);
+    spool_cursor_close(&cursor);
+    cursor.seq = 21;    /* the damage stands before what is wanted */
+    assert_int_equal(spool_read(spool, &cursor, buffer, &size), ERR_MALFORMED);
+    assert_int_equal(spool_skip(spool, &cursor, buffer), ERR_OK);
+    assert_int_equal(cursor.seq, 21);
+    assert_int_equal(spool_read(spool, &cursor, buffer, &size), ERR_OK);
+    spool_cursor_close(&cursor);
+    spool_destroy(&spool);
+    free(buffer);
+}
+
+static void each_slot_keeps_a_key_and_each_epoch_derives_its_own(void **state)
+{
+    struct spool *spool = open_spool(8 << 20);
+    uint8_t first[TRAIL_KEY_SIZE];
+    struct stat status;
+    char path[200];
+    (void)state;
+
+    memcpy(first, spool_chain_key(spool), sizeof first);
+    spool_destroy(&spool);
+    snprintf(path, sizeof path, "%s/slot-0/key", directory);
+    assert_int_equal(stat(path, &status), 0);
+    assert_int_equal(status.st_mode & 0777, 0600);
+    spool = open_spool(8 << 20);
+    assert_memory_not_equal(first, spool_chain_key(spool), sizeof first);
+    spool_destroy(&spool);
+}
+
 static void an_epoch_file_that_is_lost_does_not_repeat_an_epoch(void **state)
 {
     struct spool *spool = open_spool(8 << 20);
@@ -467,6 +529,8 @@ int main(void)
         TEST(a_killed_writer_loses_nothing_and_the_epoch_rises),
         TEST(a_torn_tail_is_cut_at_the_first_bad_block),
         TEST(a_flipped_bit_in_the_middle_is_told_and_not_served),
+        TEST(what_stands_behind_damage_in_a_closed_epoch_is_kept_and_found),
+        TEST(each_slot_keeps_a_key_and_each_epoch_derives_its_own),
         TEST(an_epoch_file_that_is_lost_does_not_repeat_an_epoch),
         TEST(segments_whose_owner_is_unknown_are_left_alone),
         TEST(two_edges_on_one_directory_take_different_slots),
