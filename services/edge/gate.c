@@ -86,7 +86,7 @@ static enum err find_credential(const struct exchange *exchange, struct credenti
                                 const char **reterr_reason)
 {
     const struct edge_config *config = exchange->edge->config;
-    const struct same_site site = { .allowed = config->allowed_origins, .public_url = config->public_url,
+    const struct same_site site = { .allowed = config->allowed_origins, .public_url = config->common.public_url,
                                     .host = host_of(exchange), .is_safe_method = is_safe_request(exchange) };
     enum err err;
 

@@ -864,7 +864,7 @@ static bool refuse_at_the_door(struct exchange *exchange, const struct route_mat
     const char *reason = "origin";
 
     if (origin != NULL && (exchange->head->seen[HTTP_ORIGIN] > 1
-                           || !proxy_origin_is_allowed(config->allowed_origins, config->public_url, origin->value))) {
+                           || !proxy_origin_is_allowed(config->allowed_origins, config->common.public_url, origin->value))) {
         refusal = (struct refusal){ .err = ERR_DENIED, .detail = "this web origin may not call the gateway" };
     } else if (match->object_length > 64) {
         refusal = (struct refusal){ .err = ERR_NOT_FOUND };
@@ -923,7 +923,7 @@ void proxy_answer_preflight(struct exchange *exchange)
     const struct edge_config *config = exchange->edge->config;
     struct answer answer;
 
-    if (origin == NULL || !proxy_origin_is_allowed(config->allowed_origins, config->public_url, origin->value)) {
+    if (origin == NULL || !proxy_origin_is_allowed(config->allowed_origins, config->common.public_url, origin->value)) {
         exchange->space->head.seen[HTTP_ORIGIN] = 0;
         answer_refuse_early(
             exchange, &(struct refusal){ .err = ERR_DENIED, .detail = "this web origin may not call the gateway" },
