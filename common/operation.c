@@ -4,9 +4,10 @@
 static const struct {
     const char *name;
     bool changes;
+    enum authority authority;
 } rows[] = {
-    [OPERATION_none] = { "", true },
-#define OPERATION(number, name, changes, meaning) [number] = { #name, changes },
+    [OPERATION_none] = { "", true, AUTHORITY_OPERATOR },
+#define OPERATION(number, name, changes, authority, meaning) [number] = { #name, changes, AUTHORITY_##authority },
 #include "common/operations.def"
 };
 #define ROW_COUNT (sizeof rows / sizeof rows[0])
@@ -19,4 +20,9 @@ const char *operation_name(uint64_t operation)
 bool operation_changes(uint64_t operation)
 {
     return operation >= ROW_COUNT || rows[operation].changes;
+}
+
+enum authority operation_authority(uint64_t operation)
+{
+    return operation < ROW_COUNT ? rows[operation].authority : AUTHORITY_OPERATOR;
 }

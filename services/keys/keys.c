@@ -56,6 +56,8 @@ void pending_release(struct pending *p)
 
     secret_wipe(&p->made);
     json_decref(p->body);
+    json_decref(p->asked);
+    free(p->asked_query);
     memset(p, 0, sizeof *p);
     p->keys = keys;
     p->next = keys->free;
@@ -159,6 +161,8 @@ static void keys_stop(void **self)
     for (size_t i = 0; i < KEYS_PENDING_MAX; i++) {
         secret_wipe(&keys->pending[i].made);
         json_decref(keys->pending[i].body);
+        json_decref(keys->pending[i].asked);
+        free(keys->pending[i].asked_query);
     }
     free(keys);
     *self = NULL;

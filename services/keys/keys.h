@@ -37,6 +37,9 @@ struct pending {
     uint64_t operation;
     char user_id[65], tenant_id[81], key_id[65], request_id[65], address[47], object[129];
     uint64_t scopes;
+    enum authority authority;
+    json_t *asked;                    /* body and query, while the caller's standing is looked up */
+    char *asked_query;
     char reason[KEYS_REASON_MAX + 1];
     char attempt[KEYS_ID_SIZE], fingerprint[DIGEST_TEXT_SIZE];
     struct store_actor actor;         /* points into the above */

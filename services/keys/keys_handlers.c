@@ -11,148 +11,9 @@
 #include "common/metrics.h"
 #include "common/operation.h"
 #include "common/scope.h"
-#include "services/keys/keys.h"
+#include "services/keys/keys_calls.h"
 
-#define PAGE_BYTES       60000u    /* a page is cut before its body grows beyond this */
 #define PERMISSIONS_SIZE 256u
-
-/* A body is made here and read by bus_reply before the next one. */
-static char body_room[KEYS_BODY_MAX + 1];
-
-/* ---- answers ----------------------------------------------------------------------------------- */
-
-static void count_answer(uint64_t status)
-{
-    metric_add(status < 400 ? METRIC_manage_ok : status < 500 ? METRIC_manage_refused : METRIC_manage_failed, 1);
-}
-
-static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code,
-                      const char *object, size_t size)
-{
-    struct manage_reply reply = { .status = status, .body = { (const uint8_t *)body_room, size } };
-
-    snprintf(reply.code, sizeof reply.code, "%s", code);
-    snprintf(reply.object, sizeof reply.object, "%s", object);
-    for (char *c = reply.object; *c != '\0'; c++) {
-        if (*c < 0x20 || *c > 0x7e)
-            *c = '?';
-    }
-    count_answer(status);
-    bus_reply(keys->bus, token, MESSAGE_manage_reply, &reply);
-}
-
-static void send_problem(struct keys *keys, const struct bus_token *token, const char *object,
-                         const struct problem *problem)
-{
-    OWNED(keys_json_destroy) json_t *body = keys_json_problem(problem);
-    const size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
-
-    send_body(keys, token, (uint64_t)err_http_status(problem->err),
-              problem->code != NULL ? problem->code : err_code(problem->err), object, size <= KEYS_BODY_MAX ? size : 0);
-}
-
-/* Ends the call. */
-static void answer_problem(struct pending *p, const struct problem *problem)
-{
-    send_problem(p->keys, &p->token, p->object, problem);
-    pending_release(p);
-}
-
-static void answer_err(struct pending *p, enum err err, const char *code, const char *field, const char *detail)
-{
-    struct problem problem;
-
-    (void)problem_set(&problem, err, code, field, detail);
-    answer_problem(p, &problem);
-}
-
-/* Puts the new key's value behind the rest, by hand: jansson would leave a copy of it in freed memory. */
-static size_t add_made_key(const struct pending *p, size_t size)
-{
-    const int added = snprintf(body_room + size - 1, KEYS_BODY_MAX - size, ",\"key\":\"%s\"}", secret_text(&p->made));
-
-    return size - 1 + (size_t)added;
-}
-
-/* Takes the body.  Ends the call. */
-static void answer(struct pending *p, uint64_t status, json_t *body)
-{
-    const bool has_key = secret_is_set(&p->made);
-    size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
-
-    json_decref(body);
-    if (size == 0 || size + 100 > KEYS_BODY_MAX) {
-        answer_err(p, body == NULL ? ERR_NO_MEMORY : ERR_TOO_LARGE, NULL, "", "");
-        return;
-    }
-    if (has_key)
-        size = add_made_key(p, size);
-    send_body(p->keys, &p->token, status, "", p->object, size);
-    if (has_key)
-        OPENSSL_cleanse(body_room, size);
-    pending_release(p);
-}
-
-/* true: the call has been answered, because the database did not do its part. */
-static bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
-{
-    const char *state = "";
-
-    if (outcome == PG_DONE)
-        return false;
-    for (size_t i = 0; outcome == PG_REFUSED && i < count && state[0] == '\0'; i++)
-        state = results[i] == NULL ? "" : postgres_sqlstate(results[i]);
-    /* 22: a value it cannot read (audit_list's times); 23: a constraint; 40, 57: try again */
-    if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0) {
-        answer_err(p, ERR_UNPROCESSABLE, NULL, "", "the database cannot store or read one of the values");
-        return true;
-    }
-    log_warn("statement_failed", log_text("operation", operation_name(p->operation)), log_text("sqlstate", state));
-    answer_err(p, ERR_UNAVAILABLE, NULL, "",
-               "the database did not answer; the same request may be sent again with the same X-Request-Id");
-    return true;
-}
-
-static enum err refuse_missing(struct problem *problem)
-{
-    return problem_set(problem, ERR_NOT_FOUND, NULL, "", "");
-}
-
-static struct caller caller_of(const struct pending *p)
-{
-    return (struct caller){ .user_id = p->user_id, .tenant_id = p->tenant_id, .scopes = p->scopes };
-}
-
-/* ---- acknowledged changes ---------------------------------------------------------------------- */
-
-static void on_applied(void *owner, const struct feed_applied *applied)
-{
-    struct pending *p = owner;
-    json_t *body = p->body;
-
-    p->body = NULL;
-    if (body != NULL)
-        json_object_set_new(body, "applied", json_pack("{s:I, s:I, s:I}", "holders", (json_int_t)applied->holders,
-                                                       "of", (json_int_t)applied->of, "ms", (json_int_t)applied->ms));
-    answer(p, p->status, body);
-}
-
-/* Answers once nobody acts on the older state any more. */
-static void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, json_t *body)
-{
-    p->status = status;
-    p->body = body;
-    if (feed_wait(p->keys->feed, sequence, on_applied, p) != ERR_OK)
-        answer_err(p, ERR_OVERLOADED, NULL, "", "the change is made; too many calls wait for its acknowledgement");
-}
-
-/* The request id was used for something else. */
-static bool ended_by_reuse(struct pending *p, bool is_foreign)
-{
-    if (is_foreign)
-        answer_err(p, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
-    return is_foreign;
-}
 
 /* ---- keys: create ------------------------------------------------------------------------------ */
 
@@ -218,6 +79,9 @@ static enum err decide_owner(struct pending *p, const struct store_subject *subj
 
     if (!subject->is_user && !subject->is_organization)
         return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "no such user");
+    if (p->in.key.has_user && !keys_is_operator(&caller) && !subject->is_member
+        && strcmp(p->reference_id, p->user_id) != 0)
+        return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "no such user");
     if (subject->is_banned)
         return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "the user is banned");
     return keys_decide_tenant(&caller, &p->in.key, &owner, p->tenant, problem);
@@ -255,7 +119,7 @@ static enum err begin_key_create(struct pending *p, const json_t *body, const st
     p->actor.event = "key.created";
     snprintf(p->reference_id, sizeof p->reference_id, "%s", fields->has_user ? fields->user_id
              : strncmp(p->user_id, "org:", 4) == 0 ? p->user_id + 4 : p->user_id);
-    return store_load_subject(p->keys->store, p->reference_id, on_subject, p);
+    return store_load_subject(p->keys->store, p->reference_id, p->tenant_id, on_subject, p);
 }
 
 /* ---- keys: change ------------------------------------------------------------------------------ */
@@ -394,39 +258,6 @@ static enum err begin_key_get(struct pending *p, const json_t *body, const struc
     return store_load_key(p->keys->store, &p->actor, on_key_got, p);
 }
 
-/* A page in the making: items until the limit or the bytes are used up; the cursor is the last item's. */
-struct page {
-    json_t *items;
-    size_t bytes;
-    uint64_t limit;
-    const char *cursor;
-    bool has_more;
-};
-
-/* Takes the item.  false: the page is full. */
-static bool page_add(struct page *page, json_t *item, const char *cursor)
-{
-    const size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
-
-    if (json_array_size(page->items) == page->limit
-        || (page->bytes + size > PAGE_BYTES && json_array_size(page->items) > 0)) {
-        json_decref(item);
-        page->has_more = true;
-        return false;
-    }
-    json_array_append_new(page->items, item);
-    page->bytes += size + 1;
-    page->cursor = cursor;
-    return true;
-}
-
-static void answer_page(struct pending *p, const struct page *page)
-{
-    answer(p, 200,
-           json_pack("{s:o, s:o}", "items", page->items, "next",
-                     page->has_more ? json_string(page->cursor) : json_null()));
-}
-
 static void on_keys_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
@@ -446,17 +277,10 @@ static void on_keys_listed(void *owner, enum postgres_outcome outcome, PGresult 
 static enum err begin_key_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
 {
     const struct caller caller = caller_of(p);
-    const bool is_organization = strncmp(p->user_id, "org:", 4) == 0;
     enum err err = keys_parse_page(query, PAGE_OF_KEYS, &p->in.page, problem);
 
     (void)body;
-    if (err != ERR_OK)
-        return err;
-    return store_list_keys(p->keys->store,
-                           keys_is_admin(&caller) ? NULL
-                           : is_organization      ? p->user_id + 4
-                                                  : p->user_id,
-                           is_organization, &p->in.page, on_keys_listed, p);
+    return err != ERR_OK ? err : store_list_keys(p->keys->store, &caller, &p->in.page, on_keys_listed, p);
 }
 
 static json_t *unverified(const char *error)
@@ -557,13 +381,10 @@ static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresu
 static enum err begin_server_change(struct pending *p, const json_t *body, const struct view *query,
                                     struct problem *problem)
 {
-    const struct caller caller = caller_of(p);
     const bool is_new = p->operation == OPERATION_server_create;
     enum err err = ERR_OK;
 
     (void)query;
-    if (!keys_is_admin(&caller))
-        return problem_set(problem, ERR_DENIED, NULL, "", "scope admin is needed");
     if (p->operation == OPERATION_server_delete)
         err = keys_parse_reason(body, p->reason, problem);
     else
@@ -630,7 +451,7 @@ static enum err begin_server_list(struct pending *p, const json_t *body, const s
     (void)body;
     if (err != ERR_OK)
         return err;
-    return store_list_servers(p->keys->store, keys_is_admin(&caller) ? NULL : p->tenant_id, &p->in.page,
+    return store_list_servers(p->keys->store, keys_is_operator(&caller) ? NULL : p->tenant_id, &p->in.page,
                               on_servers_listed, p);
 }
 
@@ -666,7 +487,7 @@ static enum err begin_audit_list(struct pending *p, const json_t *body, const st
     (void)body;
     if (err != ERR_OK)
         return err;
-    if (!keys_is_admin(&caller))
+    if (!keys_is_operator(&caller))
         memcpy(p->in.page.user_id, p->user_id, sizeof p->in.page.user_id);
     return store_list_events(p->keys->store, &p->in.page, on_events_listed, p);
 }
@@ -696,9 +517,6 @@ static enum err begin_status(struct pending *p, const json_t *body, const struct
 }
 
 /* ---- messages ---------------------------------------------------------------------------------- */
-
-/* ERR_OK: answered, or an answer will come.  Otherwise `problem` is set, or its err is ERR_OK and the error speaks for itself. */
-typedef enum err begin_fn(struct pending *p, const json_t *body, const struct view *query, struct problem *problem);
 
 static begin_fn *const begin_functions[] = {
     [OPERATION_key_create] = begin_key_create,
@@ -765,27 +583,83 @@ static enum err parse_body(const struct view *view, json_t **ret_body, struct pr
     return problem_set(problem, ERR_MALFORMED, NULL, "", "the body is not JSON, or an object has a member twice");
 }
 
-static enum err begin(struct pending *p, const struct manage_request *request, struct problem *problem)
+static enum err begin(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
 {
-    OWNED(keys_json_destroy) json_t *body = NULL;
     const struct caller caller = caller_of(p);
     enum err err;
 
     if (p->operation >= sizeof begin_functions / sizeof begin_functions[0] || begin_functions[p->operation] == NULL)
         return problem_set(problem, ERR_NOT_FOUND, NULL, "", "no such operation");
-    err = keys_decide_operation(&caller, operation_changes(p->operation), problem);
+    err = keys_decide_operation(&caller, p->operation, problem);
+    return err != ERR_OK ? err : begin_functions[p->operation](p, body, query, problem);
+}
+
+static void end_refused(struct pending *p, enum err err, struct problem *problem)
+{
     if (err == ERR_OK)
-        err = parse_body(&request->body, &body, problem);
+        return;
+    if (problem->err == ERR_OK)
+        (void)problem_set(problem, err, NULL, "", "");
+    answer_problem(p, problem);
+}
+
+static enum authority authority_of(const struct pending *p, const struct standing *standing, bool *ret_is_wanted)
+{
+    const struct caller caller = caller_of(p);
+
+    return keys_authority(&caller, standing, p->keys->config->operator_tenants, p->keys->config->tenant_admin_roles,
+                          ret_is_wanted);
+}
+
+static void on_standing(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    OWNED(keys_json_destroy) json_t *body = NULL;
+    struct problem problem = { .err = ERR_OK };
+    struct standing standing;
+    struct view query;
+    bool is_wanted;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_standing(results[0], &standing);
+    p->authority = authority_of(p, &standing, &is_wanted);
+    body = p->asked;
+    p->asked = NULL;
+    query = (struct view){ (const uint8_t *)p->asked_query, strlen(p->asked_query) };
+    end_refused(p, begin(p, body, &query, &problem), &problem);
+}
+
+/* The request lies in a frame that goes when its handler returns. */
+static enum err ask_standing(struct pending *p, json_t **body, const struct view *query)
+{
+    const struct caller caller = caller_of(p);
+
+    p->asked_query = strndup(query->size == 0 ? "" : (const char *)query->bytes, query->size);
+    if (p->asked_query == NULL)
+        return ERR_NO_MEMORY;
+    p->asked = *body;
+    *body = NULL;
+    return store_load_standing(p->keys->store, &caller, on_standing, p);
+}
+
+static enum err take_call(struct pending *p, const struct manage_request *request, struct problem *problem)
+{
+    OWNED(keys_json_destroy) json_t *body = NULL;
+    bool is_wanted;
+    enum err err;
+
+    p->authority = authority_of(p, NULL, &is_wanted);
+    err = parse_body(&request->body, &body, problem);
     if (err != ERR_OK)
         return err;
-    return begin_functions[p->operation](p, body, &request->query, problem);
+    return is_wanted ? ask_standing(p, &body, &request->query) : begin(p, body, &request->query, problem);
 }
 
 static void on_manage_request(struct keys *keys, const struct bus_token *token, const struct manage_request *request)
 {
     struct pending *p = pending_take(keys);
     struct problem problem = { .err = ERR_OK };
-    enum err err;
 
     if (p == NULL) {
         (void)problem_set(&problem, ERR_OVERLOADED, NULL, "", "");
@@ -794,12 +668,7 @@ static void on_manage_request(struct keys *keys, const struct bus_token *token, 
     }
     p->token = *token;
     take_request(p, request);
-    err = begin(p, request, &problem);
-    if (err == ERR_OK)
-        return;
-    if (problem.err == ERR_OK)
-        (void)problem_set(&problem, err, NULL, "", "");
-    answer_problem(p, &problem);
+    end_refused(p, take_call(p, request, &problem), &problem);
 }
 DEFINE_BUS_HANDLER(struct keys, on_manage_request, manage_request)
 

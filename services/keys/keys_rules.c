@@ -26,23 +26,84 @@ static enum err refuse(struct problem *reterr, const char *field, const char *de
     return problem_set(reterr, ERR_UNPROCESSABLE, NULL, field, detail);
 }
 
-bool keys_is_admin(const struct caller *caller)
+bool keys_is_operator(const struct caller *caller)
 {
-    return (caller->scopes & SCOPE_BIT(ADMIN)) != 0;
+    return caller->authority >= AUTHORITY_OPERATOR;
 }
 
-enum err keys_decide_operation(const struct caller *caller, bool changes, struct problem *reterr)
+bool keys_is_administrator(const struct caller *caller)
 {
-    if (scopes_cover(caller->scopes, changes ? SCOPE_BIT(WRITE) : SCOPE_BIT(READ)))
+    return caller->authority >= AUTHORITY_TENANT;
+}
+
+/* Is `word` one of the words of `list`, with commas between? */
+static bool list_has(const char *list, const char *word, size_t length)
+{
+    while (*list != '\0') {
+        const size_t here = strcspn(list, ",");
+
+        if (here == length && length > 0 && strncmp(list, word, length) == 0)
+            return true;
+        list += here + (list[here] == ',');
+        list += strspn(list, " ");
+    }
+    return false;
+}
+
+static bool has_role(const char *roles, const char *wanted)
+{
+    while (*roles != '\0') {
+        const size_t here = strcspn(roles, ",");
+
+        if (list_has(wanted, roles, here))
+            return true;
+        roles += here + (roles[here] == ',');
+        roles += strspn(roles, " ");
+    }
+    return false;
+}
+
+enum authority keys_authority(const struct caller *caller, const struct standing *standing, const char *operator_tenants,
+                              const char *admin_roles, bool *ret_is_wanted)
+{
+    const char *tenant = caller->tenant_id;
+    const bool is_itself = strncmp(caller->user_id, "org:", 4) == 0 && strcmp(caller->user_id + 4, tenant) == 0;
+    const bool is_user = strncmp(tenant, "user:", 5) == 0;
+
+    *ret_is_wanted = false;
+    if ((caller->scopes & SCOPE_BIT(ADMIN)) == 0)
+        return AUTHORITY_OWN;
+    if (standing == NULL && !is_itself && !is_user) {
+        *ret_is_wanted = true;
+        return AUTHORITY_OWN;
+    }
+    if (standing != NULL && standing->is_organization && !is_itself && !has_role(standing->role, admin_roles))
+        return AUTHORITY_OWN;
+    return list_has(operator_tenants, tenant, strlen(tenant)) ? AUTHORITY_OPERATOR : AUTHORITY_TENANT;
+}
+
+enum err keys_decide_operation(const struct caller *caller, uint64_t operation, struct problem *reterr)
+{
+    const bool changes = operation_changes(operation);
+
+    if (!scopes_cover(caller->scopes, changes ? SCOPE_BIT(WRITE) : SCOPE_BIT(READ)))
+        return problem_set(reterr, ERR_DENIED, NULL, "", changes ? "scope write is needed" : "scope read is needed");
+    if (caller->authority >= operation_authority(operation))
         return ERR_OK;
-    return problem_set(reterr, ERR_DENIED, NULL, "", changes ? "scope write is needed" : "scope read is needed");
+    return problem_set(reterr, ERR_DENIED, NULL, "",
+                       operation_authority(operation) == AUTHORITY_OPERATOR
+                           ? "only operators may do this: scope admin in one of the operators' tenants"
+                           : "only administrators of the tenant may do this");
 }
 
 bool keys_may_see(const struct caller *caller, const struct key_facts *key)
 {
     const char *id = caller->user_id;
+    char tenant[81];
 
-    if (keys_is_admin(caller))
+    if (keys_is_operator(caller))
+        return true;
+    if (keys_is_administrator(caller) && keys_tenant(key, tenant) == ERR_OK && strcmp(tenant, caller->tenant_id) == 0)
         return true;
     if (!key->is_organization)
         return strcmp(id, key->reference_id) == 0;
@@ -51,20 +112,20 @@ bool keys_may_see(const struct caller *caller, const struct key_facts *key)
 
 bool keys_may_see_server(const struct caller *caller, const char *tenant_id)
 {
-    return keys_is_admin(caller) || tenant_id[0] == '\0' || strcmp(tenant_id, caller->tenant_id) == 0;
+    return keys_is_operator(caller) || tenant_id[0] == '\0' || strcmp(tenant_id, caller->tenant_id) == 0;
 }
 
 enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields, struct problem *reterr)
 {
-    if (keys_is_admin(caller))
+    if (keys_is_operator(caller))
         return ERR_OK;
-    if (fields->has_user)
+    if (fields->has_user && !keys_is_administrator(caller))
         return problem_set(reterr, ERR_DENIED, NULL, "userId", "only an administrator may choose the owner");
-    if (fields->has_tenant)
-        return problem_set(reterr, ERR_DENIED, NULL, "tenantId", "only an administrator may choose the tenant");
-    /* It replaces the tier's limit, so a key could lift its own (and undo what an administrator set). */
+    if (fields->has_tenant && !(keys_is_administrator(caller) && strcmp(fields->tenant_id, caller->tenant_id) == 0))
+        return problem_set(reterr, ERR_DENIED, NULL, "tenantId", "only an operator may choose the tenant");
+    /* It replaces the tier's limit, so a key could lift its own (and undo what an operator set). */
     if (fields->has_rate)
-        return problem_set(reterr, ERR_DENIED, NULL, "rateLimit", "only an administrator may choose the limit");
+        return problem_set(reterr, ERR_DENIED, NULL, "rateLimit", "only an operator may choose the limit");
     if (fields->has_scopes && !scopes_cover(caller->scopes, fields->scopes))
         return problem_set(reterr, ERR_DENIED, NULL, "scopes",
                            "a key cannot be given a scope that its creator does not hold");
@@ -105,6 +166,11 @@ enum err keys_decide_tenant(const struct caller *caller, const struct key_fields
         memcpy(ret_tenant, fields->tenant_id, sizeof fields->tenant_id);
         return ERR_OK;
     }
+    /* Made by somebody else than its owner it stays here, whatever the owner joins or leaves later. */
+    if (fields->has_user && !keys_is_operator(caller)) {
+        snprintf(ret_tenant, 81, "%s", caller->tenant_id);
+        return ERR_OK;
+    }
     if (fields->has_user)
         return err == ERR_OK
                    ? ERR_OK
@@ -130,6 +196,8 @@ const char *keys_refusal(const struct key_facts *key)
         return "OWNER_BANNED";
     if (keys_tenant(key, tenant) != ERR_OK)
         return "TENANT_AMBIGUOUS";
+    if (key->tenant_suspended)
+        return "TENANT_SUSPENDED";
     return NULL;
 }
 

@@ -13,6 +13,7 @@
 
 #include "common/error.h"
 #include "common/message.h"
+#include "common/operation.h"
 
 #define KEYS_NAME_MAX        32u            /* characters; Better-Auth's own limit */
 #define KEYS_NAME_SIZE       (KEYS_NAME_MAX * 4 + 1)
@@ -37,6 +38,13 @@ struct problem {
 struct caller {
     const char *user_id, *tenant_id;
     uint64_t scopes;
+    enum authority authority;    /* keys_authority() */
+};
+
+/* What the database knows of the caller in their tenant. */
+struct standing {
+    bool is_organization;        /* the tenant is one of Better-Auth's organizations */
+    const char *role;            /* of the caller's membership, roles with commas between; "": none */
 };
 
 /* A body of create or update; has_ says which members were there. */
@@ -70,18 +78,27 @@ struct page_query {
 /* What is known of a key's owner and state, from one row of mcpgw.credential. */
 struct key_facts {
     const char *reference_id, *side_tenant_id, *organization_id;
-    bool enabled, revoked, expired, is_organization, owner_exists, owner_banned;
+    bool enabled, revoked, expired, is_organization, owner_exists, owner_banned, tenant_suspended;
     uint64_t organization_count;
 };
 
-bool keys_is_admin(const struct caller *caller);
-/* A changing call needs scope write, any other read; ERR_DENIED with the scope's name. */
-enum err keys_decide_operation(const struct caller *caller, bool changes, struct problem *reterr) MUST_CHECK;
-/* A caller sees their own keys (an organization's key speaks as "org:<id>"), an administrator all. */
+bool keys_is_operator(const struct caller *caller);
+/* Of the caller's own tenant; an operator is that too. */
+bool keys_is_administrator(const struct caller *caller);
+/*
+ * Without scope admin a caller has only what is their own.  With it: an operator in one of the operators' tenants, else
+ * the administrator of their tenant; where that is an organization, only as itself ("org:<id>") or as a member with one of
+ * `admin_roles`.  standing NULL: it is not known yet; *ret_is_wanted says whether it matters.
+ */
+enum authority keys_authority(const struct caller *caller, const struct standing *standing, const char *operator_tenants,
+                              const char *admin_roles, bool *ret_is_wanted);
+/* ERR_DENIED: the scope (write for changes, else read) or the authority of the operation's row is missing. */
+enum err keys_decide_operation(const struct caller *caller, uint64_t operation, struct problem *reterr) MUST_CHECK;
+/* A caller sees their own keys (an organization's key speaks as "org:<id>"), an administrator the tenant's, an operator all. */
 bool keys_may_see(const struct caller *caller, const struct key_facts *key);
 /* Servers of no tenant are everybody's to see. */
 bool keys_may_see_server(const struct caller *caller, const char *tenant_id);
-/* ERR_DENIED: a scope the caller does not hold, or a field that only administrators may set. */
+/* ERR_DENIED: a scope the caller does not hold, or a field that only administrators or operators may set. */
 enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields,
                             struct problem *reterr) MUST_CHECK;
 /*

@@ -7,26 +7,15 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "services/keys/store_plan.h"
 
 #define STATEMENT_TIMEOUT_MS 2000u
-
-struct store {
-    struct postgres *postgres;
-    struct store_options options;
-};
-
-/* RFC 3339 in UTC, milliseconds as Better-Auth writes them. */
-#define MOMENT(column) "to_char(" column " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')"
-#define NOW_MS         "date_trunc('milliseconds', now())"
-/* The claim of this very attempt: without it a statement does nothing, because an earlier one did it. */
-#define CLAIMED        "EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt = $3)"
-#define CURSOR_MOMENT(us) "(timestamptz 'epoch' + " us "::bigint * interval '1 microsecond')"
 
 enum key_column {
     KEY_id, KEY_name, KEY_start, KEY_prefix, KEY_permissions, KEY_metadata, KEY_expires_at, KEY_created_at, KEY_updated_at,
     KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
     KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
-    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_cursor
+    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor
 };
 /* In the order of enum key_column; the page (or row) of apikey is chosen first, then joined. */
 #define KEY_SELECT(page, order) \
@@ -34,7 +23,7 @@ enum key_column {
     MOMENT("a.\"updatedAt\"") ", " MOMENT("a.\"lastRequest\"") ", " MOMENT("k.revoked_at") ", k.revoked_reason, k.created_by," \
     " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms > 0, c.rate_max, c.rate_window_ms," \
     " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
-    " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count," \
+    " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
     " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id" \
     " FROM (SELECT x.* FROM public.apikey x " page ") a" \
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
@@ -54,8 +43,12 @@ static const struct postgres_statement statements[] = {
     { "request_find", "SELECT operation, fingerprint, object FROM mcpgw.request WHERE user_id = $1 AND request_id = $2" },
     { "subject", "SELECT u.id IS NOT NULL, coalesce(u.banned AND (u.\"banExpires\" IS NULL OR u.\"banExpires\" > now()), false),"
                  " o.id IS NOT NULL AND u.id IS NULL, (SELECT count(*) FROM public.member m WHERE m.\"userId\" = s.id),"
-                 " (SELECT min(m.\"organizationId\") FROM public.member m WHERE m.\"userId\" = s.id HAVING count(*) = 1)"
+                 " (SELECT min(m.\"organizationId\") FROM public.member m WHERE m.\"userId\" = s.id HAVING count(*) = 1),"
+                 " s.id = $2 OR EXISTS (SELECT FROM public.member m WHERE m.\"userId\" = s.id AND m.\"organizationId\" = $2)"
                  " FROM (SELECT $1::text AS id) s LEFT JOIN public.\"user\" u ON u.id = s.id LEFT JOIN public.organization o ON o.id = s.id" },
+
+    { "standing", "SELECT o.id IS NOT NULL, m.role FROM (SELECT $1::text AS id) s LEFT JOIN public.organization o ON o.id = s.id"
+                  " LEFT JOIN public.member m ON m.\"organizationId\" = s.id AND m.\"userId\" = $2 LIMIT 1" },
 
     { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
     { "key_find", KEY_SELECT("WHERE x.key = $1 LIMIT 2", "") },
@@ -63,6 +56,14 @@ static const struct postgres_statement statements[] = {
                                  NEWEST_FIRST("a")) },
     { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $4 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
                                  NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $5::boolean " NEWEST_FIRST("a")) },
+    /* By each way a key comes to a tenant; what the rows themselves say decides. */
+    { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM public.apikey y WHERE y.\"referenceId\" = $4"
+                                    " UNION SELECT y.id FROM public.apikey y WHERE 'user:' || y.\"referenceId\" = $4 AND y.\"referenceId\" = substr($4, 6)"
+                                    " UNION SELECT y.key_id FROM mcpgw.key y WHERE y.tenant_id = $4"
+                                    " UNION SELECT y.id FROM public.member z JOIN public.apikey y ON y.\"referenceId\" = z.\"userId\""
+                                    "       WHERE z.\"organizationId\" = $4) w ON w.id = x.id"
+                                    " WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1))",
+                                    "WHERE c.tenant_id = $4 " NEWEST_FIRST("a") " LIMIT $3::int") },
     { "key_lock", "SELECT FROM public.apikey WHERE id = $1 FOR UPDATE" },
     { "key_create", "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
                     " \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\", \"requestCount\", remaining,"
@@ -122,6 +123,20 @@ static const struct postgres_statement statements[] = {
     { NULL, NULL }
 };
 
+/* What the parts of the store prepare, put together once. */
+static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
+
+static void gather_statements(void)
+{
+    static const struct postgres_statement *const tables[] = { statements };
+    size_t count = 0;
+
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        for (const struct postgres_statement *row = tables[i]; row->name != NULL && count < STORE_STATEMENTS_MAX; row++)
+            all_statements[count++] = *row;
+    }
+}
+
 static void on_notify(void *owner, const char *channel, const char *payload)
 {
     struct store *store = owner;
@@ -146,9 +161,10 @@ enum err store_new(struct loop *loop, const struct store_options *options, struc
     if (store == NULL)
         return ERR_NO_MEMORY;
     store->options = *options;
+    gather_statements();
     err = postgres_new(loop,
                        &(struct postgres_options){ .url = options->url,
-                                                   .statements = statements,
+                                                   .statements = all_statements,
                                                    .application_name = "mcpgw-keys",
                                                    .timeout_ms = STATEMENT_TIMEOUT_MS,
                                                    .listen = channels,
@@ -179,9 +195,7 @@ bool store_is_connected(const struct store *store)
 
 /* ---- building calls ---------------------------------------------------------------------------- */
 
-struct number { char text[24]; };
-
-static struct number number_of(uint64_t value)
+struct number number_of(uint64_t value)
 {
     struct number number;
 
@@ -189,24 +203,17 @@ static struct number number_of(uint64_t value)
     return number;
 }
 
-static const char *flag(bool value)
+const char *flag(bool value)
 {
     return value ? "true" : "false";
 }
 
-static const char *text_or_null(const char *text)
+const char *text_or_null(const char *text)
 {
     return text[0] == '\0' ? NULL : text;
 }
 
-/* A changing transaction in the making: act, claim, ... , settle, effect, object. */
-struct plan {
-    struct postgres_step steps[POSTGRES_STEPS_MAX];
-    size_t count;
-    struct number operation;
-};
-
-static struct postgres_step *plan_add(struct plan *plan, const char *statement)
+struct postgres_step *plan_add(struct plan *plan, const char *statement)
 {
     struct postgres_step *step = &plan->steps[plan->count++];
 
@@ -214,12 +221,12 @@ static struct postgres_step *plan_add(struct plan *plan, const char *statement)
     return step;
 }
 
-static void step_value(struct postgres_step *step, const char *value)
+void step_value(struct postgres_step *step, const char *value)
 {
     step->values[step->count++] = value;
 }
 
-static void plan_begin(struct plan *plan, const struct store_actor *actor)
+void plan_begin(struct plan *plan, const struct store_actor *actor)
 {
     struct postgres_step *act = plan_add(plan, "act"), *claim = plan_add(plan, "claim");
 
@@ -239,8 +246,7 @@ static void plan_begin(struct plan *plan, const struct store_actor *actor)
     step_value(claim, actor->object);
 }
 
-/* A statement whose first three parameters are the claim. */
-static struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor)
+struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor)
 {
     struct postgres_step *step = plan_add(plan, statement);
 
@@ -250,7 +256,7 @@ static struct postgres_step *plan_claimed(struct plan *plan, const char *stateme
     return step;
 }
 
-static enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor,
+enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor,
                          const char *object_statement, postgres_fn *fn, void *owner)
 {
     struct postgres_step *effect, *object;
@@ -279,22 +285,34 @@ enum err store_load_key(struct store *store, const struct store_actor *actor, po
     return postgres_transaction(store->postgres, steps, 2, fn, owner);
 }
 
-enum err store_load_subject(struct store *store, const char *reference_id, postgres_fn *fn, void *owner)
+enum err store_load_subject(struct store *store, const char *reference_id, const char *tenant_id, postgres_fn *fn,
+                            void *owner)
 {
-    return postgres_call(store->postgres,
-                         &(struct postgres_step){ .statement = "subject", .count = 1, .values = { reference_id } }, fn,
-                         owner);
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "subject", .count = 2, .values = { reference_id, tenant_id } }, fn, owner);
 }
 
-enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization,
-                         const struct page_query *query, postgres_fn *fn, void *owner)
+enum err store_load_standing(struct store *store, const struct caller *caller, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "standing", .count = 2, .values = { caller->tenant_id, caller->user_id } }, fn, owner);
+}
+
+enum err store_list_keys(struct store *store, const struct caller *caller, const struct page_query *query,
+                         postgres_fn *fn, void *owner)
 {
     const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
-    struct postgres_step step = {
-        .statement = reference_id == NULL ? "key_list_all" : "key_list_own", .count = reference_id == NULL ? 3 : 5,
-        .values = { query->cursor, us.text, limit.text, reference_id, flag(is_organization) },
-    };
+    const bool is_organization = strncmp(caller->user_id, "org:", 4) == 0;
+    struct postgres_step step = { .statement = "key_list_all", .count = 3, .values = { query->cursor, us.text, limit.text } };
 
+    if (keys_is_administrator(caller) && !keys_is_operator(caller)) {
+        step.statement = "key_list_tenant";
+        step.values[step.count++] = caller->tenant_id;
+    } else if (!keys_is_operator(caller)) {
+        step.statement = "key_list_own";
+        step.values[step.count++] = is_organization ? caller->user_id + 4 : caller->user_id;
+        step.values[step.count++] = flag(is_organization);
+    }
     return postgres_call(store->postgres, &step, fn, owner);
 }
 
@@ -546,6 +564,7 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
             .expired = postgres_flag(rows, row, KEY_expired), .is_organization = postgres_flag(rows, row, KEY_is_organization),
             .owner_exists = postgres_flag(rows, row, KEY_owner_exists), .owner_banned = postgres_flag(rows, row, KEY_owner_banned),
             .organization_count = (uint64_t)postgres_i64(rows, row, KEY_organization_count),
+            .tenant_suspended = postgres_flag(rows, row, KEY_tenant_suspended),
         },
     };
 #undef TEXT
@@ -597,7 +616,13 @@ void store_read_subject(const PGresult *rows, struct store_subject *ret_subject)
         .is_organization = postgres_flag(rows, 0, 2),
         .organization_count = (uint64_t)postgres_i64(rows, 0, 3),
         .organization_id = postgres_text(rows, 0, 4),
+        .is_member = postgres_flag(rows, 0, 5),
     };
+}
+
+void store_read_standing(const PGresult *rows, struct standing *ret_standing)
+{
+    *ret_standing = (struct standing){ .is_organization = postgres_flag(rows, 0, 0), .role = postgres_text(rows, 0, 1) };
 }
 
 /* ---- the feed ---------------------------------------------------------------------------------- */

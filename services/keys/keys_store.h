@@ -67,6 +67,7 @@ struct store_request {             /* an earlier use of the request id */
 };
 struct store_subject {
     bool is_user, is_banned, is_organization;
+    bool is_member;                /* of the tenant that was asked for, or that organization itself */
     uint64_t organization_count;
     const char *organization_id;
 };
@@ -79,10 +80,14 @@ struct change_row {
 
 /* [0] store_read_request, [1] store_read_key, [2] store_read_subject of the caller */
 enum err store_load_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_load_subject(struct store *store, const char *reference_id, postgres_fn *fn, void *owner) MUST_CHECK;
-/* reference_id NULL: everybody's.  Rows of store_read_key. */
-enum err store_list_keys(struct store *store, const char *reference_id, bool is_organization,
-                         const struct page_query *query, postgres_fn *fn, void *owner) MUST_CHECK;
+/* The owner of a key that is to be made, and whether they belong to that organization. */
+enum err store_load_subject(struct store *store, const char *reference_id, const char *tenant_id, postgres_fn *fn,
+                            void *owner) MUST_CHECK;
+/* What the caller is in their tenant: store_read_standing. */
+enum err store_load_standing(struct store *store, const struct caller *caller, postgres_fn *fn, void *owner) MUST_CHECK;
+/* What the caller may see; rows of store_read_key. */
+enum err store_list_keys(struct store *store, const struct caller *caller, const struct page_query *query,
+                         postgres_fn *fn, void *owner) MUST_CHECK;
 /* At most two rows: a digest stored twice belongs to nobody. */
 enum err store_find_digest(struct store *store, const char *digest, postgres_fn *fn, void *owner) MUST_CHECK;
 /* [0] store_read_request, [1] store_read_server */
@@ -131,6 +136,7 @@ const PGresult *store_object_rows(PGresult *const *results,
 bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key);          /* false: no such row */
 bool store_read_server(const PGresult *rows, int row, struct server_row *ret_server);
 void store_read_request(const PGresult *rows, struct store_request *ret_request);
+void store_read_standing(const PGresult *rows, struct standing *ret_standing);
 void store_read_subject(const PGresult *rows, struct store_subject *ret_subject);
 
 /* ---- the feed ---------------------------------------------------------------------------------- */

@@ -258,9 +258,9 @@ static void a_verify_takes_one_key(void **state)
 
 /* ---- who may ----------------------------------------------------------------------------------- */
 
-static const struct caller admin = { "boss", "user:boss", SCOPE_ALL };
-static const struct caller alice = { "alice", "user:alice", SCOPE_BIT(WRITE) | SCOPE_BIT(READ) };
-static const struct caller reader = { "alice", "user:alice", SCOPE_BIT(READ) };
+static const struct caller admin = { "boss", "user:boss", SCOPE_ALL, AUTHORITY_OPERATOR };
+static const struct caller alice = { "alice", "user:alice", SCOPE_BIT(WRITE) | SCOPE_BIT(READ), AUTHORITY_OWN };
+static const struct caller reader = { "alice", "user:alice", SCOPE_BIT(READ), AUTHORITY_OWN };
 
 static struct key_facts key_of(const char *reference)
 {
@@ -269,19 +269,19 @@ static struct key_facts key_of(const char *reference)
 
 static void calls_need_a_scope(void **state)
 {
-    const struct caller nobody = { "x", "user:x", SCOPE_BIT(PROXY) };
+    const struct caller nobody = { "x", "user:x", SCOPE_BIT(PROXY), AUTHORITY_OWN };
 
     (void)state;
-    is_refused(keys_decide_operation(&nobody, false, &problem), ERR_DENIED, "");
-    is_refused(keys_decide_operation(&reader, true, &problem), ERR_DENIED, "");
-    assert_int_equal(keys_decide_operation(&reader, false, &problem), ERR_OK);
-    assert_int_equal(keys_decide_operation(&alice, true, &problem), ERR_OK);
-    assert_int_equal(keys_decide_operation(&admin, true, &problem), ERR_OK);
+    is_refused(keys_decide_operation(&nobody, OPERATION_key_get, &problem), ERR_DENIED, "");
+    is_refused(keys_decide_operation(&reader, OPERATION_key_create, &problem), ERR_DENIED, "");
+    assert_int_equal(keys_decide_operation(&reader, OPERATION_key_get, &problem), ERR_OK);
+    assert_int_equal(keys_decide_operation(&alice, OPERATION_key_create, &problem), ERR_OK);
+    assert_int_equal(keys_decide_operation(&admin, OPERATION_server_create, &problem), ERR_OK);
 }
 
 static void a_key_is_seen_by_its_owner_and_administrators(void **state)
 {
-    const struct caller organization = { "org:acme", "acme", SCOPE_BIT(WRITE) };
+    const struct caller organization = { "org:acme", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN };
     struct key_facts key = key_of("bob");
 
     (void)state;
@@ -298,6 +298,63 @@ static void a_key_is_seen_by_its_owner_and_administrators(void **state)
     key.is_organization = false;
     key.reference_id = "acme";
     assert_false(keys_may_see(&organization, &key));
+}
+
+static enum authority authority_of(const char *user, const char *tenant, uint64_t scopes, const struct standing *standing)
+{
+    const struct caller caller = { user, tenant, scopes, AUTHORITY_OWN };
+    bool is_wanted;
+    enum authority authority = keys_authority(&caller, standing, "user:admin, ops", "owner,admin", &is_wanted);
+
+    assert_int_equal(is_wanted, standing == NULL && authority == AUTHORITY_OWN && (scopes & SCOPE_BIT(ADMIN)) != 0);
+    return authority;
+}
+
+static void scope_admin_reaches_as_far_as_tenant_and_role_say(void **state)
+{
+    const struct standing none = { .role = "" }, outsider = { true, "" }, member = { true, "member" };
+    const struct standing owner = { true, "owner" }, several = { true, "member, admin" }, odd = { true, "owners,,adm" };
+
+    (void)state;
+    assert_int_equal(authority_of("admin", "user:admin", SCOPE_BIT(WRITE), NULL), AUTHORITY_OWN);
+    assert_int_equal(authority_of("admin", "user:admin", SCOPE_ALL, NULL), AUTHORITY_OPERATOR);
+    assert_int_equal(authority_of("alice", "user:alice", SCOPE_ALL, NULL), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("alice", "user:admi", SCOPE_ALL, NULL), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("org:acme", "acme", SCOPE_ALL, NULL), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, NULL), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &none), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &outsider), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &member), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &odd), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &owner), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_ALL, &several), AUTHORITY_TENANT);
+    assert_int_equal(authority_of("alice", "acme", SCOPE_BIT(WRITE), &owner), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "ops", SCOPE_ALL, &member), AUTHORITY_OWN);
+    assert_int_equal(authority_of("alice", "ops", SCOPE_ALL, &owner), AUTHORITY_OPERATOR);
+    assert_int_equal(authority_of("org:ops", "ops", SCOPE_ALL, NULL), AUTHORITY_OPERATOR);
+}
+
+static void a_tenants_administrator_stays_within_the_tenant(void **state)
+{
+    const struct caller owner = { "olga", "acme", SCOPE_ALL, AUTHORITY_TENANT };
+    struct key_facts key = key_of("bob");
+    struct key_fields fields = { .has_user = true };
+    char tenant[81];
+
+    (void)state;
+    assert_false(keys_may_see(&owner, &key));
+    key.side_tenant_id = "acme";
+    assert_true(keys_may_see(&owner, &key));
+    is_refused(keys_decide_operation(&owner, OPERATION_server_create, &problem), ERR_DENIED, "");
+    assert_int_equal(keys_decide_fields(&owner, &fields, &problem), ERR_OK);
+    assert_int_equal(keys_decide_tenant(&owner, &fields, &key, tenant, &problem), ERR_OK);
+    assert_string_equal(tenant, "acme");
+    fields = (struct key_fields){ .has_tenant = true, .tenant_id = "globex" };
+    is_refused(keys_decide_fields(&owner, &fields, &problem), ERR_DENIED, "tenantId");
+    fields = (struct key_fields){ .has_tenant = true, .tenant_id = "acme" };
+    assert_int_equal(keys_decide_fields(&owner, &fields, &problem), ERR_OK);
+    fields = (struct key_fields){ .has_rate = true };
+    is_refused(keys_decide_fields(&owner, &fields, &problem), ERR_DENIED, "rateLimit");
 }
 
 static void a_server_is_seen_by_its_tenant(void **state)
@@ -354,7 +411,7 @@ static void a_tenant_is_what_the_owner_belongs_to(void **state)
 
 static void a_new_key_gets_the_tenant_its_maker_may_choose(void **state)
 {
-    const struct caller alice_of_acme = { "alice", "acme", SCOPE_BIT(WRITE) };
+    const struct caller alice_of_acme = { "alice", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN };
     struct key_facts owner = key_of("alice");
     struct key_fields fields = { .has_tenant = false };
     char tenant[81];
@@ -390,6 +447,8 @@ static void a_key_verifies_only_when_nothing_speaks_against_it(void **state)
 
     (void)state;
     assert_null(keys_refusal(&key));
+    key.tenant_suspended = true;
+    assert_string_equal(keys_refusal(&key), "TENANT_SUSPENDED");
     key.organization_count = 2;
     assert_string_equal(keys_refusal(&key), "TENANT_AMBIGUOUS");
     key.owner_banned = true;
@@ -567,6 +626,8 @@ int main(void)
         cmocka_unit_test(a_verify_takes_one_key),
         cmocka_unit_test(calls_need_a_scope),
         cmocka_unit_test(a_key_is_seen_by_its_owner_and_administrators),
+        cmocka_unit_test(scope_admin_reaches_as_far_as_tenant_and_role_say),
+        cmocka_unit_test(a_tenants_administrator_stays_within_the_tenant),
         cmocka_unit_test(a_server_is_seen_by_its_tenant),
         cmocka_unit_test(nobody_gives_more_than_they_have),
         cmocka_unit_test(a_tenant_is_what_the_owner_belongs_to),

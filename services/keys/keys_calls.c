@@ -1,0 +1,170 @@
+/* keys_calls.c - how every call of the management API is answered, whoever decides it. */
+#include "services/keys/keys_calls.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/metrics.h"
+#include "common/operation.h"
+
+#define PAGE_BYTES 60000u    /* a page is cut before its body grows beyond this */
+
+/* A body is made here and read by bus_reply before the next one. */
+static char body_room[KEYS_BODY_MAX + 1];
+
+/* ---- answers ----------------------------------------------------------------------------------- */
+
+static void count_answer(uint64_t status)
+{
+    metric_add(status < 400 ? METRIC_manage_ok : status < 500 ? METRIC_manage_refused : METRIC_manage_failed, 1);
+}
+
+static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code,
+                      const char *object, size_t size)
+{
+    struct manage_reply reply = { .status = status, .body = { (const uint8_t *)body_room, size } };
+
+    snprintf(reply.code, sizeof reply.code, "%s", code);
+    snprintf(reply.object, sizeof reply.object, "%s", object);
+    for (char *c = reply.object; *c != '\0'; c++) {
+        if (*c < 0x20 || *c > 0x7e)
+            *c = '?';
+    }
+    count_answer(status);
+    bus_reply(keys->bus, token, MESSAGE_manage_reply, &reply);
+}
+
+void send_problem(struct keys *keys, const struct bus_token *token, const char *object,
+                         const struct problem *problem)
+{
+    OWNED(keys_json_destroy) json_t *body = keys_json_problem(problem);
+    const size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
+
+    send_body(keys, token, (uint64_t)err_http_status(problem->err),
+              problem->code != NULL ? problem->code : err_code(problem->err), object, size <= KEYS_BODY_MAX ? size : 0);
+}
+
+void answer_problem(struct pending *p, const struct problem *problem)
+{
+    send_problem(p->keys, &p->token, p->object, problem);
+    pending_release(p);
+}
+
+void answer_err(struct pending *p, enum err err, const char *code, const char *field, const char *detail)
+{
+    struct problem problem;
+
+    (void)problem_set(&problem, err, code, field, detail);
+    answer_problem(p, &problem);
+}
+
+/* Puts the new key's value behind the rest, by hand: jansson would leave a copy of it in freed memory. */
+static size_t add_made_key(const struct pending *p, size_t size)
+{
+    const int added = snprintf(body_room + size - 1, KEYS_BODY_MAX - size, ",\"key\":\"%s\"}", secret_text(&p->made));
+
+    return size - 1 + (size_t)added;
+}
+
+void answer(struct pending *p, uint64_t status, json_t *body)
+{
+    const bool has_key = secret_is_set(&p->made);
+    size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
+
+    json_decref(body);
+    if (size == 0 || size + 100 > KEYS_BODY_MAX) {
+        answer_err(p, body == NULL ? ERR_NO_MEMORY : ERR_TOO_LARGE, NULL, "", "");
+        return;
+    }
+    if (has_key)
+        size = add_made_key(p, size);
+    send_body(p->keys, &p->token, status, "", p->object, size);
+    if (has_key)
+        OPENSSL_cleanse(body_room, size);
+    pending_release(p);
+}
+
+bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    const char *state = "";
+
+    if (outcome == PG_DONE)
+        return false;
+    for (size_t i = 0; outcome == PG_REFUSED && i < count && state[0] == '\0'; i++)
+        state = results[i] == NULL ? "" : postgres_sqlstate(results[i]);
+    /* 22: a value it cannot read (audit_list's times); 23: a constraint; 40, 57: try again */
+    if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0) {
+        answer_err(p, ERR_UNPROCESSABLE, NULL, "", "the database cannot store or read one of the values");
+        return true;
+    }
+    log_warn("statement_failed", log_text("operation", operation_name(p->operation)), log_text("sqlstate", state));
+    answer_err(p, ERR_UNAVAILABLE, NULL, "",
+               "the database did not answer; the same request may be sent again with the same X-Request-Id");
+    return true;
+}
+
+enum err refuse_missing(struct problem *problem)
+{
+    return problem_set(problem, ERR_NOT_FOUND, NULL, "", "");
+}
+
+struct caller caller_of(const struct pending *p)
+{
+    return (struct caller){ .user_id = p->user_id, .tenant_id = p->tenant_id, .scopes = p->scopes,
+                            .authority = p->authority };
+}
+
+/* ---- acknowledged changes ---------------------------------------------------------------------- */
+
+static void on_applied(void *owner, const struct feed_applied *applied)
+{
+    struct pending *p = owner;
+    json_t *body = p->body;
+
+    p->body = NULL;
+    if (body != NULL)
+        json_object_set_new(body, "applied", json_pack("{s:I, s:I, s:I}", "holders", (json_int_t)applied->holders,
+                                                       "of", (json_int_t)applied->of, "ms", (json_int_t)applied->ms));
+    answer(p, p->status, body);
+}
+
+void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, json_t *body)
+{
+    p->status = status;
+    p->body = body;
+    if (feed_wait(p->keys->feed, sequence, on_applied, p) != ERR_OK)
+        answer_err(p, ERR_OVERLOADED, NULL, "", "the change is made; too many calls wait for its acknowledgement");
+}
+
+bool ended_by_reuse(struct pending *p, bool is_foreign)
+{
+    if (is_foreign)
+        answer_err(p, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
+    return is_foreign;
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------ */
+
+bool page_add(struct page *page, json_t *item, const char *cursor)
+{
+    const size_t size = item == NULL ? 0 : json_dumpb(item, NULL, 0, JSON_COMPACT);
+
+    if (json_array_size(page->items) == page->limit
+        || (page->bytes + size > PAGE_BYTES && json_array_size(page->items) > 0)) {
+        json_decref(item);
+        page->has_more = true;
+        return false;
+    }
+    json_array_append_new(page->items, item);
+    page->bytes += size + 1;
+    page->cursor = cursor;
+    return true;
+}
+
+void answer_page(struct pending *p, const struct page *page)
+{
+    answer(p, 200,
+           json_pack("{s:o, s:o}", "items", page->items, "next",
+                     page->has_more ? json_string(page->cursor) : json_null()));
+}

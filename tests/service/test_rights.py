@@ -1,0 +1,163 @@
+"""Every call of the management API, as every role, against one's own, one's tenant's, another tenant's and no tenant's objects."""
+import json
+import re
+
+import pytest
+
+import busedge
+from test_keys import Api, add_user, tell_holders
+
+ROWS = re.findall(r"^OPERATION\(\d+, +(\w+), +(true|false), +(\w+),", (busedge.ROOT / "common/operations.def").read_text(), re.M)
+SCOPES = busedge.SCOPES
+WRITE, ADMIN = SCOPES["read"] | SCOPES["write"] | SCOPES["proxy"], sum(SCOPES.values())
+
+# name: (user, tenant, scopes, what they are there)
+ACTORS = {
+    "operator": ("admin", "user:admin", ADMIN, "OPERATOR"),
+    "owner": ("olga", "acme", ADMIN, "TENANT"),
+    "organization": ("org:acme", "acme", ADMIN, "TENANT"),
+    "owner_elsewhere": ("eve", "globex", ADMIN, "TENANT"),
+    "demoted": ("dan", "acme", ADMIN, "OWN"),
+    "left": ("lea", "acme", ADMIN, "OWN"),
+    "member": ("mia", "acme", WRITE, "OWN"),
+    "owner_with_a_small_key": ("olga", "acme", WRITE, "OWN"),
+    "alone": ("al", "user:al", WRITE, "OWN"),
+    "reader": ("mia", "acme", SCOPES["read"], "OWN"),
+    "nobody": ("mia", "acme", SCOPES["proxy"], "OWN"),
+}
+RANK = {"OWN": 0, "TENANT": 1, "OPERATOR": 2}
+OWNERS = {"acme": "max", "globex": "gil", "none": "nils", "admin": "admin"}    # whose objects, besides one's own
+
+
+class World:
+    def __init__(self, database, api):
+        self.db, self.api, self.serial = database, api, 0
+        for organization in ("acme", "globex"):
+            database.sql('INSERT INTO organization (id, name, slug, "createdAt") VALUES (%s, %s, %s, now())', *[organization] * 3)
+        for user in ("olga", "dan", "lea", "mia", "max", "eve", "gil", "al", "nils"):
+            add_user(database, user)
+        for user, organization, role in (("olga", "acme", "owner"), ("dan", "acme", "member"), ("mia", "acme", "member"), ("max", "acme", "member"),
+                                         ("eve", "globex", "admin"), ("gil", "globex", "member")):
+            database.sql("INSERT INTO member VALUES (%s, %s, %s, %s, now())", user, organization, user, role)
+
+    def key(self, owner):
+        self.serial += 1
+        self.db.sql('INSERT INTO apikey (id, "configId", "referenceId", key, enabled, permissions, "createdAt", "updatedAt")'
+                    " VALUES (%s, 'default', %s, %s, true, '{}', now(), now())", f"k{self.serial}", owner.removeprefix("org:"), f"d{self.serial}")
+        if owner == "lea":      # a key that was made in the organization she has left
+            self.db.sql("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'acme')", f"k{self.serial}")
+        return f"k{self.serial}"
+
+    def server(self, tenant):
+        self.serial += 1
+        self.db.sql("INSERT INTO mcpgw.server VALUES (%s, 'http://127.0.0.1:1/', NULL, %s, true, now(), now())", f"s{self.serial}", tenant)
+        return f"s{self.serial}"
+
+
+def on_key(body=None, status=200):
+    """One key: within reach it works, elsewhere it does not exist."""
+    def check(world, operation, actor, call):
+        user, tenant, _, rank = ACTORS[actor]
+        for place, owner in {"own": user, **OWNERS}.items():
+            seen = place == "own" or rank == "OPERATOR" or (rank == "TENANT" and place == tenant) or owner == user
+            reply = call(body, object=world.key(owner))
+            assert reply["status"] == (status if seen else 404), (operation, actor, place, reply)
+    return check
+
+
+def on_server_read(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    for place in (None, "acme", "globex"):
+        seen = rank == "OPERATOR" or place in (None, tenant)
+        assert call(object=world.server(place))["status"] == (200 if seen else 404), (operation, actor, place)
+
+
+def on_list(make):
+    """Exactly what is within reach."""
+    def check(world, operation, actor, call):
+        user, tenant, _, rank = ACTORS[actor]
+        made = make(world)
+        seen = {item.get("id", item.get("slug")) for item in call(query="limit=100").json["items"]}
+        for name, (owner, place) in made.items():
+            expected = owner == user or rank == "OPERATOR" or (rank == "TENANT" and place == tenant) or (owner is None and place in (None, tenant))
+            assert (name in seen) == expected, (operation, actor, owner, place)
+    return check
+
+
+def keys_of_all(world):
+    places = {"admin": "user:admin", "olga": "acme", "max": "acme", "mia": "acme", "gil": "globex", "eve": "globex", "nils": None, "al": "user:al",
+              "dan": "acme", "lea": "acme", "org:acme": "acme"}
+    return {world.key(owner): (owner, place) for owner, place in places.items()}
+
+
+def servers_of_all(world):
+    return {world.server(place): (None, place) for place in (None, "acme", "globex")}
+
+
+def allowed(status, body=None, **fields):
+    """Who may make the call at all may make this one."""
+    def check(world, operation, actor, call):
+        made = {name: value(world) if callable(value) else value for name, value in fields.items()}
+        reply = call(body(world) if callable(body) else body, **made)
+        assert reply["status"] == status, (operation, actor, reply)
+    return check
+
+
+def create_key(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    assert call({"scopes": ["read"]})["status"] == 201, (operation, actor)
+    assert call({"scopes": ["health"]})["status"] == (403 if rank == "OWN" and ACTORS[actor][2] != ADMIN else 201), actor
+    for place, owner in OWNERS.items():
+        reply = call({"scopes": ["read"], "userId": owner})
+        expected = 201 if rank == "OPERATOR" or (rank == "TENANT" and place == tenant) else 422 if rank == "TENANT" else 403
+        assert reply["status"] == expected, (operation, actor, place, reply)
+        if expected == 201 and rank == "TENANT":
+            assert reply.json["tenantId"] == tenant
+
+
+CHECKS = {
+    "key_create": create_key, "key_list": on_list(keys_of_all), "key_get": on_key(), "key_update": on_key({"name": "x"}),
+    "key_enable": on_key(), "key_disable": on_key(), "key_revoke": on_key(), "key_delete": on_key(),
+    "key_verify": allowed(200, {"key": "mcp_x"}),
+    "server_create": allowed(201, lambda w: {"slug": f"new{w.serial + 1}", "url": w.server(None) and "http://127.0.0.1:1/"}),
+    "server_list": on_list(servers_of_all), "server_get": on_server_read,
+    "server_update": allowed(200, {"enabled": False}, object=lambda w: w.server("globex")),
+    "server_delete": allowed(200, object=lambda w: w.server("globex")),
+    "audit_list": allowed(200), "status": allowed(200),
+}
+
+
+@pytest.fixture
+def world(database, edge, service):
+    add_user(database, "admin")
+    service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys")).wait_ready()
+    tell_holders(edge)
+    return World(database, Api(edge))
+
+
+def test_every_call_reaches_as_far_as_its_caller_and_no_further(world):
+    missing = [name for name, _, _ in ROWS if name not in CHECKS]
+    assert missing == [], "a call without an expectation"
+    for operation, changes, authority in ROWS:
+        for actor, (user, tenant, scopes, rank) in ACTORS.items():
+            who = {"user_id": user, "tenant_id": tenant, "scopes": scopes, "key_id": "k"}
+
+            def call(body=None, **fields):
+                return world.api(operation, who, body, **fields)
+
+            has_scope = scopes & SCOPES["write" if changes == "true" else "read"]
+            if has_scope and RANK[rank] >= RANK[authority]:
+                CHECKS[operation](world, operation, actor, call)
+            else:
+                reply = call(object="anything")
+                assert (reply["status"], reply["code"]) == (403, "forbidden"), (operation, actor, reply)
+
+
+def test_a_role_counts_from_the_moment_it_is_given_or_taken(world):
+    dan = {"user_id": "dan", "tenant_id": "acme", "scopes": ADMIN, "key_id": "k"}
+    key = world.key("max")
+    world.api.refused(404, "not_found", "key_get", dan, object=key)
+    world.db.sql("UPDATE member SET role = 'member,admin' WHERE id = 'dan'")
+    world.api.ok("key_get", dan, object=key)
+    world.db.sql("UPDATE member SET role = 'member' WHERE id = 'dan'")
+    world.api.refused(404, "not_found", "key_get", dan, object=key)
