@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "common/metrics.h"
-#include "common/scope.h"
+#include "services/edge/challenge.h"
 #include "services/edge/problem.h"
 
 #define DATE_SIZE 32
@@ -52,7 +52,9 @@ struct answer answer_begin_proxied(struct exchange *exchange, int status)
     writer_literal(&answer.head, "\r\nX-Request-Id: ");
     writer_text(&answer.head, exchange->request_id);
     writer_literal(&answer.head, "\r\n");
-    if (exchange->is_mcp)
+    if (exchange->is_public)
+        answer_field(&answer, "Access-Control-Allow-Origin", "*");
+    else if (exchange->is_mcp)
         write_cors(&answer);
     return answer;
 }
@@ -155,28 +157,6 @@ void answer_send(struct answer *answer, const char *content_type, const void *bo
     exchange_send(exchange, body, size);
 }
 
-static void write_challenge(struct answer *answer, const struct refusal *refusal)
-{
-    char scopes[SCOPES_TEXT_MAX];
-    struct writer *head = &answer->head;
-
-    if (refusal->err != ERR_UNVERIFIED && !(refusal->err == ERR_DENIED && refusal->lacks_scope))
-        return;
-    writer_literal(head, "WWW-Authenticate: Bearer ");
-    if (refusal->err == ERR_DENIED)
-        writer_literal(head, "error=\"insufficient_scope\"");
-    else if (refusal->is_invalid_credential)
-        writer_literal(head, "error=\"invalid_token\", error_description=\"The credential did not verify\"");
-    else
-        writer_literal(head, "realm=\"mcpgw\"");
-    if (refusal->needed_scopes != 0 && refusal->needed_scopes <= SCOPE_ALL) {
-        writer_literal(head, ", scope=\"");
-        writer_text(head, scopes_format(refusal->needed_scopes, scopes));
-        writer_literal(head, "\"");
-    }
-    writer_literal(head, "\r\n");
-}
-
 static void write_retry(struct answer *answer, const struct refusal *refusal, int status)
 {
     uint64_t seconds = 1;
@@ -198,7 +178,7 @@ void answer_refuse(struct exchange *exchange, const struct refusal *refusal)
     struct answer answer = answer_begin(exchange, shown);
     struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
 
-    write_challenge(&answer, refusal);
+    challenge_write(&answer.head, exchange, refusal);
     write_retry(&answer, refusal, status);
     if (refusal->charge != NULL)
         answer_rate(&answer, refusal->charge);
@@ -213,6 +193,8 @@ void answer_refuse(struct exchange *exchange, const struct refusal *refusal)
         problem_write_rpc(&body, refusal->err, status, refusal->detail, exchange->request_id);
     else
         problem_write(&body, refusal->err, status, refusal->detail, exchange->request_id);
+    if (exchange->is_mcp)
+        challenge_extend_body(&body, refusal);
     answer_send(&answer, as_rpc ? "application/json" : "application/problem+json", body.bytes, body.size);
 }
 
@@ -227,7 +209,8 @@ void answer_refuse_early(struct exchange *exchange, const struct refusal *refusa
 void answer_refuse_call(struct exchange *exchange, const struct call *call, uint64_t needed_scopes, bool for_nginx)
 {
     struct refusal refusal = { .err = call->err, .needed_scopes = needed_scopes, .is_invalid_credential = true,
-                               .for_nginx = for_nginx, .lacks_scope = strcmp(call->verdict.reason, "scope") == 0 };
+                               .for_nginx = for_nginx, .lacks_scope = strcmp(call->verdict.reason, "scope") == 0,
+                               .lacks_factor = strcmp(call->verdict.reason, "second_factor") == 0 };
 
     if (call->err == ERR_RATE_LIMITED)
         refusal.charge = &call->charge;

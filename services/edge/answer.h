@@ -32,6 +32,7 @@ struct refusal {
     uint64_t needed_scopes;           /* 401, 403: for the challenge */
     bool is_invalid_credential; /* 401: a credential came; otherwise the challenge names no error (RFC 6750 3.1) */
     bool lacks_scope;                 /* 403: insufficient_scope */
+    bool lacks_factor;                /* 403: a second factor would do */
     const struct charge *charge;      /* 429; NULL otherwise */
     bool for_nginx;                   /* all but 401 become 403 with the real status in X-Mcpgw-Status */
 };

@@ -268,11 +268,13 @@ static enum err judge_object(struct call *call)
     struct verdict *verdict = &call->verdict;
     const bool is_foreign =
         call->object_tenant[0] != '\0' && strcmp(call->object_tenant, verdict->tenant_id) != 0;
-    const enum err err = call->object_err != ERR_OK ? call->object_err : is_foreign ? ERR_DENIED : ERR_OK;
+    const bool lacks_factor = call->needs_second_factor && !verdict->second_factor;
+    const enum err err = call->object_err != ERR_OK ? call->object_err : is_foreign || lacks_factor ? ERR_DENIED : ERR_OK;
 
     if (err != ERR_OK) {
         verdict->error = (uint64_t)err;
-        set_text(verdict->reason, sizeof verdict->reason, "server");
+        set_text(verdict->reason, sizeof verdict->reason,
+                 call->object_err == ERR_OK && !is_foreign ? "second_factor" : "server");
     }
     return err;
 }

@@ -73,6 +73,7 @@ struct call {
     uint64_t status_if_ok;                    /* status of the event when all steps succeed; 0: it is not the answer (decision) */
     uint64_t started_us;                      /* monotonic, for latency_us */
     enum err object_err;                      /* not ERR_OK: what a good verdict becomes (the server asked about is unknown) */
+    bool needs_second_factor;                 /* ERR_DENIED, reason second_factor, for a verdict without one */
     char object_tenant[81];                   /* not "": ERR_DENIED for who acts in another tenant */
 
     /* out */

@@ -16,6 +16,8 @@
 #include "services/edge/exchange.h"
 #include "services/edge/forward_auth.h"
 #include "services/edge/manage.h"
+#include "services/edge/metadata.h"
+#include "services/edge/path_list.h"
 #include "services/edge/probes.h"
 #include "services/edge/proxy.h"
 #include "services/edge/routes.h"
@@ -53,6 +55,12 @@ static void answer_route(struct exchange *exchange, const struct route_match *ma
         return;
     case ROUTE_preflight:
         proxy_answer_preflight(exchange);
+        return;
+    case ROUTE_metadata:
+        metadata_answer(exchange, match);
+        return;
+    case ROUTE_open_preflight:
+        metadata_answer_preflight(exchange);
         return;
     }
 }
@@ -109,6 +117,26 @@ static enum err start_dispatch(struct edge *edge, char *reterr, size_t reterr_si
     return dispatch_new(&options, &edge->dispatch, reterr, reterr_size);
 }
 
+/* What the settings say of OAuth and of second factors. */
+static enum err start_authorization(struct edge *edge, char *reterr, size_t reterr_size)
+{
+    static const char *const guarded[] = { "/mcp", "/api/v1", "/auth/check", "/metrics", "/oauth", NULL };
+    const struct edge_config *config = edge->config;
+    const struct metadata_options options = {
+        .public_url = config->common.public_url, .authorization_servers = config->authorization_servers,
+        .has_origin_resource = config->origin_resource,
+    };
+    const char *entry = "";
+    size_t length = 0;
+
+    if (path_list_check(config->second_factor_paths, guarded, &entry, &length) != ERR_OK) {
+        snprintf(reterr, reterr_size, "second_factor_paths: %.*s: a path below /mcp, /api/v1, /auth/check, /oauth or /metrics is expected",
+                 length > 100 ? 100 : (int)length, entry);
+        return ERR_UNPROCESSABLE;
+    }
+    return metadata_new(&options, &edge->metadata, reterr, reterr_size);
+}
+
 static enum err start_parts(struct edge *edge, char *reterr, size_t reterr_size)
 {
     const struct edge_config *config = edge->config;
@@ -126,7 +154,9 @@ static enum err start_parts(struct edge *edge, char *reterr, size_t reterr_size)
         err = edge_http_check_listen(config->listen, reterr, reterr_size);
     if (err != ERR_OK)
         return err;
-    err = servers_new(&edge->servers);
+    err = start_authorization(edge, reterr, reterr_size);
+    if (err == ERR_OK)
+        err = servers_new(&edge->servers);
     if (err == ERR_OK)
         err = streams_new((uint32_t)config->threads / 2, &edge->streams);
     if (err == ERR_OK)
@@ -149,6 +179,7 @@ static void stop(void **self)
     dispatch_destroy(&edge->dispatch);
     streams_destroy(&edge->streams);
     servers_destroy(&edge->servers);
+    metadata_destroy(&edge->metadata);
     curl_global_cleanup();
     free(edge);
     *self = NULL;

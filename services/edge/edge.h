@@ -20,6 +20,7 @@ struct edge_config {
 };
 
 struct edge_http;
+struct metadata;
 struct probes;
 struct exchange;
 
@@ -30,6 +31,7 @@ struct edge {
     struct servers *servers;
     struct streams *streams;
     struct dispatch *dispatch;
+    struct metadata *metadata;
     struct probes *probes;           /* NULL: none configured */
     struct edge_http *http;
     _Atomic bool is_draining;        /* every answer closes its connection */

@@ -9,6 +9,7 @@
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/credentials.h"
+#include "services/edge/path_list.h"
 
 void gate_copy_text(char *into, size_t size, const char *text)
 {
@@ -118,6 +119,7 @@ struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, boo
     call->deadline_us = exchange->started_us + config->decision_ms * 1000;
     call->status_if_ok = 200;
     call->on_failure = config->limit_locally ? 1 : 0;
+    call->needs_second_factor = path_list_has(config->second_factor_paths, exchange->path);
     call->verdict_request.needed = needed_scopes;
     credentials_digest(&credential, &call->verdict_request);
     if (credential.method != AUTH_API_KEY)

@@ -10,7 +10,8 @@
 #include "common/scope.h"
 
 enum route_handler {
-    ROUTE_authorise, ROUTE_manage, ROUTE_context, ROUTE_health, ROUTE_metrics, ROUTE_proxy, ROUTE_preflight
+    ROUTE_authorise, ROUTE_manage, ROUTE_context, ROUTE_health, ROUTE_metrics, ROUTE_proxy, ROUTE_preflight,
+    ROUTE_metadata, ROUTE_open_preflight
 };
 
 #define ROUTE_SCOPE_CALLER (UINT64_C(1) << 62)

@@ -1,0 +1,202 @@
+"""mcpgw-edge alone, for clients that bring tokens: what is asked of authz, metadata, challenges, steps up."""
+import base64
+import hashlib
+
+import pytest
+import requests
+
+from recorded import KEYS, digest, load
+from test_edge import edge, start, upstream    # noqa: F401 (fixtures)
+
+PUBLIC = "https://gw.example"
+ISSUERS = {"MCPGW_PUBLIC_URL": PUBLIC + "/", "MCPGW_AUTHORIZATION_SERVERS": "https://auth.example/api/auth, https://second.example"}
+METADATA = "/.well-known/oauth-protected-resource"
+TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ1In0.c2lnbmF0dXJl"
+COOKIE = "better-auth.session_token"
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).digest()
+
+
+def bearer(token, **more):
+    return {"Authorization": f"Bearer {token}", **more}
+
+
+def verdict_of(edge, **fields):
+    edge.peers.answer["verdict_request"] = lambda _: [("verdict", {**load("verdict", "allowed"), **fields})]
+
+
+def ask_for_token_first(edge, **fields):
+    """authz as it is when it has not seen the token: what it was asked is returned."""
+    asked = []
+
+    def answer(request):
+        asked.append(dict(request))
+        if not request["token"]:
+            return [("verdict", {**load("verdict", "unknown"), "error": 19, "reason": ""})]
+        return [("verdict", {**load("verdict", "allowed"), "auth_method": 2, "key_id": "", **fields})]
+    edge.peers.answer["verdict_request"] = answer
+    return asked
+
+
+# ---- refused ----------------------------------------------------------------------------------------------
+
+def test_what_cannot_be_one_credential_is_refused_and_nobody_is_asked(start):
+    edge = start(**ISSUERS)
+    for query, headers, status in (
+            ("?access_token=" + TOKEN, {}, 400), ("?a=b&access_token", bearer(TOKEN), 400),
+            ("", bearer(TOKEN + ", Bearer x"), 400), ("", bearer(""), 401), ("", bearer("not<a>token"), 401),
+            ("", bearer("A" * 16385), 401), ("", {"Cookie": f"{COOKIE}=a; {COOKIE}=b"}, 400)):
+        answer = edge.check(query, key=None, headers=headers)
+        assert answer.status_code == status, (query, headers, answer.text)
+        assert status == 400 or answer.headers["WWW-Authenticate"].startswith("Bearer error=\"invalid_token\", ")
+    assert "URLs are logged" in edge.check("?access_token=x", key=None).json()["detail"]
+    assert edge.peers.asked.empty()
+
+
+def test_a_cookie_of_a_foreign_page_asks_nobody(start):
+    edge = start()
+    verdict_of(edge, auth_method=3)
+    edge.replies(charge="allowed")
+    cookie = {"Cookie": f"{COOKIE}=tok.sig"}
+    for method, headers in (("GET", {"Origin": "https://evil.example"}), ("GET", {"Sec-Fetch-Site": "cross-site"}), ("POST", {})):
+        answer = edge.call(method, "/auth/check", key=None, headers={**cookie, **headers})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), headers
+    assert edge.peers.asked.empty()
+    for method, headers in (("GET", {}), ("POST", {"Sec-Fetch-Site": "same-origin"}), ("POST", {"Origin": f"http://127.0.0.1:{edge.port}"})):
+        assert edge.call(method, "/auth/check", key=None, headers={**cookie, **headers}).status_code == 200
+        request = edge.peers.take("verdict_request")
+        assert (request["method"], request["digest"], request["proof"]) == (3, sha256("tok.sig"), sha256("tok.sig"))
+        edge.peers.take("charge_request")
+
+
+def test_a_second_request_for_the_token_is_503(edge):
+    edge.peers.answer["verdict_request"] = lambda _: [("verdict", {**load("verdict", "unknown"), "error": 19, "reason": ""})]
+    answer = edge.check(key=None, headers=bearer(TOKEN))
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert "Retry-After" in answer.headers
+    asked = [edge.peers.take("verdict_request") for _ in range(2)]
+    assert [request["token"] for request in asked] == [b"", TOKEN.encode()] and edge.peers.asked.empty()
+
+
+# ---- asked ------------------------------------------------------------------------------------------------
+
+def test_a_token_is_asked_by_digest_and_shown_once_when_wanted(edge):
+    asked = ask_for_token_first(edge)
+    edge.replies(charge="allowed")
+    answer = edge.check(key=None, headers=bearer(TOKEN))
+    assert (answer.status_code, answer.json()["authMethod"]) == (200, "oauth")
+    signed = TOKEN.rsplit(".", 1)[0]
+    assert [request["token"] for request in asked] == [b"", TOKEN.encode()]
+    for request in asked:
+        assert (request["method"], request["digest"], request["proof"], request["beside"]) == (2, sha256(signed), sha256(TOKEN), b"")
+    assert dict(edge.peers.asked.get(timeout=9)) and edge.metric('mcpgw_auth_attempts_total{method="oauth",outcome="allowed"}') == 1
+
+
+def test_a_key_beside_a_token_is_asked_beside_it(edge):
+    verdict_of(edge)
+    edge.replies(charge="allowed")
+    assert edge.check(headers=bearer(TOKEN)).status_code == 200
+    request = edge.peers.take("verdict_request")
+    assert (request["method"], request["beside"]) == (2, digest(KEYS["ci"]))
+
+
+# ---- metadata and challenges --------------------------------------------------------------------------------
+
+def test_without_issuers_there_is_no_metadata_and_no_pointer_to_it(edge):
+    for path in (METADATA, METADATA + "/mcp/wire"):
+        assert edge.call("GET", path, key=None).status_code == 404
+    assert edge.call("POST", "/mcp/wire", key=None).headers["WWW-Authenticate"] == 'Bearer scope="proxy"'
+    assert edge.check(key=None).headers["WWW-Authenticate"] == 'Bearer realm="mcpgw"'
+
+
+def test_each_server_has_its_document_and_the_root_has_none(start):
+    edge = start(**ISSUERS)
+    for path in ("/mcp/wire", "/mcp/wire/"):
+        answer = edge.call("GET", METADATA + path, key=None, headers={"Origin": "https://evil.example", "Host": "evil.example"})
+        assert answer.status_code == 200 and answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.json() == {
+            "resource": PUBLIC + "/mcp/wire", "authorization_servers": ["https://auth.example/api/auth", "https://second.example"],
+            "scopes_supported": ["proxy"], "bearer_methods_supported": ["header"], "resource_name": "wire"}
+    assert edge.call("HEAD", METADATA + "/mcp/wire", key=None).text == ""
+    for path in ("", "/mcp/nowhere", "/mcp/wire/deeper", "/mcp/" + "a" * 80):
+        assert edge.call("GET", METADATA + path, key=None).status_code == 404, path
+    assert edge.call("POST", METADATA, key=None).status_code == 405
+    answer = edge.call("OPTIONS", METADATA + "/mcp/wire", key=None, headers={"Origin": "https://any.example"})
+    assert answer.status_code == 204 and "MCP-Protocol-Version" in answer.headers["Access-Control-Allow-Headers"]
+    assert edge.peers.asked.empty()
+
+
+def test_an_operator_may_make_the_origin_a_resource(start):
+    edge = start(**ISSUERS, MCPGW_ORIGIN_RESOURCE="true")
+    assert edge.call("GET", METADATA, key=None).json()["resource"] == PUBLIC
+    assert f'resource_metadata="{PUBLIC}{METADATA}"' in edge.check(key=None).headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("setting, value, named", [
+    ("MCPGW_PUBLIC_URL", "", "public_url"), ("MCPGW_PUBLIC_URL", "gw.example", "public_url"),
+    ("MCPGW_AUTHORIZATION_SERVERS", 'https://a"b', "authorization_servers"),
+    ("MCPGW_SECOND_FACTOR_PATHS", "/mcp,api/v1", "second_factor_paths")])
+def test_what_cannot_be_advertised_or_guarded_is_refused_at_start(service, tmp, setting, value, named):
+    process = service("edge", **{**ISSUERS, "MCPGW_SPOOL_DIR": str(tmp / "spool"), "MCPGW_BUS": f"ipc://{tmp}/edge-9", setting: value})
+    assert process.process.wait(20) == 2
+    assert named in process.log()
+
+
+CHALLENGES = f'resource_metadata="{PUBLIC}{METADATA}/mcp/wire", scope="proxy"'
+INVALID = 'Bearer error="invalid_token", error_description="The credential did not verify", ' + CHALLENGES
+
+
+def test_challenges_are_one_text_for_one_refusal(start):
+    edge = start(**ISSUERS)
+    edge.replies("unknown", "allowed")
+    seen = {name: edge.call("POST", path, key=key, headers=headers) for name, path, key, headers in (
+        ("none", "/mcp/wire", None, {}), ("basic", "/mcp/wire/", None, {"Authorization": "Basic YTpi"}),
+        ("key", "/mcp/wire", "unknown", {}), ("garbage", "/mcp/wire", None, {"x-api-key": "short"}),
+        ("empty", "/mcp/wire", None, bearer("")), ("token", "/mcp/wire/below?a=b", None, bearer(TOKEN)))}
+    assert {name: (answer.status_code, answer.headers["WWW-Authenticate"]) for name, answer in seen.items()} == {
+        "none": (401, "Bearer " + CHALLENGES), "basic": (401, "Bearer " + CHALLENGES),
+        **{name: (401, INVALID) for name in ("key", "garbage", "empty", "token")}}
+    assert seen["token"].json()["error"] == "invalid_token" and "error" not in seen["none"].json()
+    assert all(answer.headers["Cache-Control"] == "no-store" for answer in seen.values())
+    nasty = edge.call("POST", '/mcp/a"b,scope=x', key=None)
+    assert nasty.status_code == 401 and nasty.headers["WWW-Authenticate"] == 'Bearer scope="proxy"'
+
+
+@pytest.mark.parametrize("method, headers", [(1, {}), (2, bearer(TOKEN))])
+def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, headers):
+    edge = start(**ISSUERS)
+    verdict_of(edge, error=3, reason="scope", auth_method=method)
+    answer = edge.call("POST", "/mcp/wire", key=None if headers else "ci", headers=headers)
+    assert answer.status_code == 403
+    assert answer.headers["WWW-Authenticate"] == (
+        'Bearer error="insufficient_scope", error_description="The credential lacks a scope that this operation needs", ' + CHALLENGES)
+    assert answer.json()["error"] == "insufficient_scope"
+    answer = edge.check("?scope=admin,read", headers=headers)
+    assert answer.status_code == 403 and 'scope="read admin"' in answer.headers["WWW-Authenticate"]
+
+
+def test_a_second_factor_is_asked_for_where_it_is_configured(start):
+    edge = start(**ISSUERS, MCPGW_SECOND_FACTOR_PATHS="/mcp/wire,/api/v1/servers")
+    verdict_of(edge, auth_method=2)
+    edge.replies(charge="allowed", manage="server_list")
+    for path in ("/mcp/wire", "/mcp/wire/x", "/api/v1/servers"):
+        answer = edge.call("GET", path, key=None, headers=bearer(TOKEN))
+        assert answer.status_code == 403 and answer.headers["WWW-Authenticate"].startswith(
+            'Bearer error="insufficient_user_authentication", error_description="This operation needs a second factor"')
+    assert edge.call("GET", "/api/v1/servers").status_code == 403      # a key has no second factor
+    assert edge.check(key=None, headers=bearer(TOKEN)).status_code == 200
+    verdict_of(edge, auth_method=2, second_factor=True)
+    assert edge.call("GET", "/api/v1/servers", key=None, headers=bearer(TOKEN)).status_code == 200
+
+
+def test_browsers_may_read_challenges_and_send_tokens(edge):
+    origin = {"Origin": "http://localhost:5173"}
+    answer = edge.call("POST", "/mcp/wire", key=None, headers=origin)
+    assert answer.status_code == 401 and answer.headers["Access-Control-Allow-Origin"] == origin["Origin"]
+    assert "WWW-Authenticate" in answer.headers["Access-Control-Expose-Headers"]
+    answer = edge.call("OPTIONS", "/mcp/wire", key=None, headers=origin)
+    assert answer.status_code == 204 and "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    assert edge.call("POST", "/mcp/wire", headers={"Origin": "https://evil.example"}).status_code == 403
