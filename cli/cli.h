@@ -29,7 +29,7 @@ struct command {
 };
 
 /* Tables end with a row of zeroes. */
-extern const struct command key_commands[], server_commands[], audit_commands[], status_commands[], keygen_commands[],
+extern const struct command key_commands[], server_commands[], tenant_commands[], audit_commands[], status_commands[], keygen_commands[],
     bus_commands[], docs_commands[];
 
 /* "mcpgw: " and the sentence on standard error. */

@@ -16,6 +16,7 @@
 #include "services/keys/keys_json.h"
 #include "services/keys/keys_rules.h"
 #include "services/keys/keys_store.h"
+#include "services/keys/tenants_rules.h"
 
 struct keys_config {
     struct common_config common;
@@ -46,6 +47,7 @@ struct pending {
     union {
         struct key_fields key;
         struct server_fields server;
+        struct tenant_fields tenant;
         struct page_query page;
     } in;
     char reference_id[65];            /* whose key a create makes */

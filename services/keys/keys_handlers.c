@@ -12,6 +12,7 @@
 #include "common/operation.h"
 #include "common/scope.h"
 #include "services/keys/keys_calls.h"
+#include "services/keys/tenants.h"
 
 #define PERMISSIONS_SIZE 256u
 
@@ -535,6 +536,13 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_server_update] = begin_server_change,
     [OPERATION_audit_list] = begin_audit_list,
     [OPERATION_status] = begin_status,
+    [OPERATION_tenant_create] = begin_tenant_change,
+    [OPERATION_tenant_list] = begin_tenant_list,
+    [OPERATION_tenant_get] = begin_tenant_get,
+    [OPERATION_tenant_update] = begin_tenant_change,
+    [OPERATION_tenant_suspend] = begin_tenant_change,
+    [OPERATION_tenant_resume] = begin_tenant_change,
+    [OPERATION_tenant_delete] = begin_tenant_change,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)
@@ -548,6 +556,33 @@ static void take_fingerprint(struct pending *p, const struct manage_request *req
     base64url_encode(digest, sizeof digest, p->fingerprint);
 }
 
+static int hex_digit(char c)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    const char *at = c == '\0' ? NULL : strchr(digits, c);
+
+    return at == NULL ? -1 : (int)(at - digits);
+}
+
+/* The edge leaves what is reserved in a path escaped (in capitals), such as the colon of user:<id>. */
+static void take_object(struct pending *p, const char *object)
+{
+    size_t used = 0;
+
+    for (; *object != '\0' && used + 1 < sizeof p->object; object++) {
+        int high = *object == '%' ? hex_digit(object[1]) : -1, low = high < 0 ? -1 : hex_digit(object[2]);
+        int c = high < 0 || low < 0 ? 0 : high * 16 + low;
+
+        if (c < 0x20 || c > 0x7e) {
+            p->object[used++] = *object;
+            continue;
+        }
+        p->object[used++] = (char)c;
+        object += 2;
+    }
+    p->object[used] = '\0';
+}
+
 static void take_request(struct pending *p, const struct manage_request *request)
 {
     p->operation = request->operation;
@@ -557,7 +592,7 @@ static void take_request(struct pending *p, const struct manage_request *request
     memcpy(p->key_id, request->key_id, sizeof p->key_id);
     memcpy(p->request_id, request->request_id, sizeof p->request_id);
     memcpy(p->address, request->address, sizeof p->address);
-    memcpy(p->object, request->object, sizeof p->object);
+    take_object(p, request->object);
     keys_make_id(p->attempt);
     take_fingerprint(p, request);
     /* Without an id of its own a request repeats none. */

@@ -36,8 +36,7 @@ bool keys_is_administrator(const struct caller *caller)
     return caller->authority >= AUTHORITY_TENANT;
 }
 
-/* Is `word` one of the words of `list`, with commas between? */
-static bool list_has(const char *list, const char *word, size_t length)
+bool keys_list_has(const char *list, const char *word, size_t length)
 {
     while (*list != '\0') {
         const size_t here = strcspn(list, ",");
@@ -55,7 +54,7 @@ static bool has_role(const char *roles, const char *wanted)
     while (*roles != '\0') {
         const size_t here = strcspn(roles, ",");
 
-        if (list_has(wanted, roles, here))
+        if (keys_list_has(wanted, roles, here))
             return true;
         roles += here + (roles[here] == ',');
         roles += strspn(roles, " ");
@@ -79,7 +78,7 @@ enum authority keys_authority(const struct caller *caller, const struct standing
     }
     if (standing != NULL && standing->is_organization && !is_itself && !has_role(standing->role, admin_roles))
         return AUTHORITY_OWN;
-    return list_has(operator_tenants, tenant, strlen(tenant)) ? AUTHORITY_OPERATOR : AUTHORITY_TENANT;
+    return keys_list_has(operator_tenants, tenant, strlen(tenant)) ? AUTHORITY_OPERATOR : AUTHORITY_TENANT;
 }
 
 enum err keys_decide_operation(const struct caller *caller, uint64_t operation, struct problem *reterr)
@@ -221,8 +220,7 @@ uint64_t keys_permission_scopes(const char *permissions, const char *resource)
 
 /* ---- values of bodies -------------------------------------------------------------------------- */
 
-/* Printable ASCII of 1..limit bytes that may be an id; `text` has limit + 1 bytes. */
-static bool take_id(const json_t *value, char *text, size_t limit)
+bool keys_take_id(const json_t *value, char *text, size_t limit)
 {
     const char *from = json_string_value(value);
     const size_t length = json_string_length(value);
@@ -234,31 +232,33 @@ static bool take_id(const json_t *value, char *text, size_t limit)
     return true;
 }
 
-/* 1..KEYS_NAME_MAX characters without control characters; jansson has checked that it is UTF-8. */
-static bool take_name(const json_t *value, char text[KEYS_NAME_SIZE])
+bool keys_take_label(const json_t *value, size_t limit, char *text)
 {
     const char *from = json_string_value(value);
     size_t characters = 0;
 
-    if (json_is_null(value)) {
-        text[0] = '\0';
+    text[0] = '\0';
+    if (json_is_null(value))
         return true;
-    }
-    if (from == NULL || json_string_length(value) >= KEYS_NAME_SIZE || from[0] == '\0')
+    if (from == NULL || json_string_length(value) > limit * 4 || from[0] == '\0')
         return false;
     for (const char *c = from; *c != '\0'; c++) {
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return false;
         characters += ((unsigned char)*c & 0xc0) != 0x80;
     }
-    if (characters > KEYS_NAME_MAX)
+    if (characters > limit)
         return false;
     memcpy(text, from, json_string_length(value) + 1);
     return true;
 }
 
-/* true with 0 for null: never, or no limit. */
-static bool take_number(const json_t *value, uint64_t limit, uint64_t *ret_number)
+static bool take_name(const json_t *value, char text[KEYS_NAME_SIZE])
+{
+    return keys_take_label(value, KEYS_NAME_MAX, text);
+}
+
+bool keys_take_number(const json_t *value, uint64_t limit, uint64_t *ret_number)
 {
     const json_int_t number = json_integer_value(value);
 
@@ -272,7 +272,7 @@ static bool take_number(const json_t *value, uint64_t limit, uint64_t *ret_numbe
     return true;
 }
 
-static bool take_scopes(const json_t *value, uint64_t *ret_scopes)
+bool keys_take_scopes(const json_t *value, uint64_t *ret_scopes)
 {
     uint64_t scopes = 0;
     const json_t *name;
@@ -337,10 +337,10 @@ static enum err take_rate(const json_t *value, struct key_fields *fields, struct
         return ERR_OK;
     if (!json_is_object(value) || json_object_size(value) != 2)
         return refuse(reterr, "rateLimit", "an object with requests and window, or null");
-    if (!take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests)
+    if (!keys_take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests)
         || fields->rate_requests == 0)
         return refuse(reterr, "rateLimit.requests", "a number from 1 to 2147483647");
-    if (!take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s)
+    if (!keys_take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s)
         || fields->rate_window_s == 0)
         return refuse(reterr, "rateLimit.window", "seconds, from 1 to 2147483");
     return ERR_OK;
@@ -371,12 +371,12 @@ static enum err take_key_field(const char *name, const json_t *value, struct key
     }
     if (strcmp(name, "scopes") == 0) {
         fields->has_scopes = true;
-        return take_scopes(value, &fields->scopes) ? ERR_OK
+        return keys_take_scopes(value, &fields->scopes) ? ERR_OK
             : refuse(reterr, name, "a list of at least one of read, write, admin, proxy, metrics, health");
     }
     if (strcmp(name, "expiresIn") == 0) {
         fields->has_expiry = true;
-        return take_number(value, KEYS_EXPIRY_MAX_S, &fields->expires_in_s) ? ERR_OK
+        return keys_take_number(value, KEYS_EXPIRY_MAX_S, &fields->expires_in_s) ? ERR_OK
             : refuse(reterr, name, "seconds, from 1 to 315360000, or null for never");
     }
     if (strcmp(name, "rateLimit") == 0) {
@@ -399,11 +399,11 @@ static enum err take_create_field(const char *name, const json_t *value, struct 
 {
     if (strcmp(name, "userId") == 0) {
         fields->has_user = true;
-        return take_id(value, fields->user_id, 59) ? ERR_OK : refuse(reterr, name, "the id of a user");
+        return keys_take_id(value, fields->user_id, 59) ? ERR_OK : refuse(reterr, name, "the id of a user");
     }
     if (strcmp(name, "tenantId") == 0) {
         fields->has_tenant = true;
-        return take_id(value, fields->tenant_id, 80)
+        return keys_take_id(value, fields->tenant_id, 80)
                    ? ERR_OK
                    : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @");
     }
@@ -601,7 +601,7 @@ static enum err take_server_field(const char *name, const json_t *value, struct 
     }
     if (strcmp(name, "tenantId") == 0) {
         fields->has_tenant = true;
-        return json_is_null(value) || take_id(value, fields->tenant_id, 80) ? ERR_OK
+        return json_is_null(value) || keys_take_id(value, fields->tenant_id, 80) ? ERR_OK
             : refuse(reterr, name, "1 to 80 of the characters A-Z a-z 0-9 - _ . : @, or null");
     }
     if (strcmp(name, "enabled") == 0) {
@@ -692,7 +692,7 @@ static bool take_cursor(const char *text, enum page_kind kind, struct page_query
 
     if (length >= sizeof query->cursor)
         return false;
-    if (kind == PAGE_OF_SERVERS) {
+    if (kind == PAGE_OF_SERVERS || kind == PAGE_OF_TENANTS) {
         memcpy(query->cursor, text, length + 1);
         return keys_slug_is_valid(text);
     }

@@ -64,9 +64,9 @@ struct server_fields {
     bool enabled;
 };
 
-enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT };
+enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS };
 
-/* Query of a list.  Cursor: <Unix microseconds>.<id>, or a slug for servers. */
+/* Query of a list.  Cursor: <Unix microseconds>.<id>, or a slug for servers and tenants. */
 struct page_query {
     uint64_t limit;
     uint64_t cursor_us;
@@ -124,6 +124,14 @@ enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields
                            struct problem *reterr) MUST_CHECK;
 enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
                          struct problem *reterr) MUST_CHECK;
+
+/* Values of bodies.  false: it cannot be used. */
+bool keys_take_id(const json_t *value, char *text, size_t limit);       /* `text` has limit + 1 bytes */
+bool keys_take_label(const json_t *value, size_t limit, char *text);    /* `limit` characters of UTF-8, 4 * limit + 1 bytes; null: "" */
+bool keys_take_number(const json_t *value, uint64_t limit, uint64_t *ret_number);    /* from 1; null: 0 */
+bool keys_take_scopes(const json_t *value, uint64_t *ret_scopes);
+/* Is the word of `length` bytes one of the list's, with commas between? */
+bool keys_list_has(const char *list, const char *word, size_t length);
 
 bool keys_slug_is_valid(const char *slug);
 /*

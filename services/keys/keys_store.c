@@ -8,6 +8,7 @@
 #include "common/cleanup.h"
 #include "common/log.h"
 #include "services/keys/store_plan.h"
+#include "services/keys/tenants_store.h"
 
 #define STATEMENT_TIMEOUT_MS 2000u
 
@@ -128,7 +129,7 @@ static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
 
 static void gather_statements(void)
 {
-    static const struct postgres_statement *const tables[] = { statements };
+    static const struct postgres_statement *const tables[] = { statements, tenants_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
@@ -260,7 +261,7 @@ enum err plan_run(struct plan *plan, struct store *store, const struct store_act
                          const char *object_statement, postgres_fn *fn, void *owner)
 {
     struct postgres_step *effect, *object;
-    const bool is_creation = strcmp(object_statement, "key_created") == 0;
+    const bool is_creation = strstr(object_statement, "_created") != NULL;
 
     plan_add(plan, "settle");
     effect = plan_add(plan, "effect");

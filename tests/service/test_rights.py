@@ -94,6 +94,18 @@ def servers_of_all(world):
     return {world.server(place): (None, place) for place in (None, "acme", "globex")}
 
 
+def on_tenant_read(world, operation, actor, call):
+    _, tenant, _, rank = ACTORS[actor]
+    for place in ("acme", "globex"):
+        assert call(object=place)["status"] == (200 if rank == "OPERATOR" or place == tenant else 404), (operation, actor, place)
+
+
+def on_tenant_list(world, operation, actor, call):
+    _, tenant, _, rank = ACTORS[actor]
+    seen = {item["id"] for item in call().json["items"]} & {"acme", "globex"}
+    assert seen == ({"acme", "globex"} if rank == "OPERATOR" else {tenant} & {"acme", "globex"}), actor
+
+
 def allowed(status, body=None, **fields):
     """Who may make the call at all may make this one."""
     def check(world, operation, actor, call):
@@ -123,6 +135,9 @@ CHECKS = {
     "server_list": on_list(servers_of_all), "server_get": on_server_read,
     "server_update": allowed(200, {"enabled": False}, object=lambda w: w.server("globex")),
     "server_delete": allowed(200, object=lambda w: w.server("globex")),
+    "tenant_create": allowed(201, lambda w: {"slug": w.server(None)}), "tenant_list": on_tenant_list, "tenant_get": on_tenant_read,
+    "tenant_update": allowed(200, {"name": "x"}, object="globex"), "tenant_suspend": allowed(200, object="globex"),
+    "tenant_resume": allowed(200, object="globex"), "tenant_delete": allowed(409, object="globex"),
     "audit_list": allowed(200), "status": allowed(200),
 }
 

@@ -1,0 +1,36 @@
+"""Tenants by command: made, suspended, resumed; a suspended one is refused everywhere and its streams end."""
+import json
+import threading
+
+from test_streams import ended, first_event, open_stream
+
+
+def test_suspending_a_tenant_refuses_it_everywhere_and_ends_its_streams(gateway):
+    made = gateway.cli("tenant", "create", "e2e", "--name", "E2E", "--max-key-life", "90d", "--json")
+    assert made.returncode == 0, made.stderr
+    tenant = json.loads(made.stdout)["id"]
+    key = gateway.make_key(scopes=["read", "proxy"], tenantId=tenant)["key"]
+    assert gateway.check(key).json()["tenantId"] == tenant
+    stream = open_stream(gateway, key)
+    assert first_event(stream)
+    done = threading.Event()
+    reader = threading.Thread(target=lambda: ended(stream) and done.set())
+    reader.start()
+    answer = gateway.cli("tenant", "suspend", tenant, "--reason", "unpaid", "--json")
+    applied = json.loads(answer.stdout)["applied"]
+    assert applied["holders"] == applied["of"] >= 3
+    assert all(gateway.check(key).status_code == 403 for _ in range(10))
+    assert done.wait(15), "the stream still lives"
+    reader.join()
+    assert gateway.check(gateway.make_key(scopes=["read"])["key"]).status_code == 200      # others go on
+    assert gateway.cli("tenant", "resume", tenant).returncode == 0
+    assert gateway.check(key).status_code == 200
+    assert "E2E" in gateway.cli("tenant", "list").stdout
+
+
+def test_a_users_own_tenant_is_named_with_its_colon(gateway):
+    assert gateway.cli("tenant", "create", "somebody", "--id", "user:somebody").returncode == 0
+    assert gateway.call("GET", "/api/v1/tenants/user:somebody").json()["slug"] == "somebody"
+    assert gateway.cli("tenant", "show", "user:somebody").returncode == 0
+    assert gateway.cli("tenant", "delete", "user:somebody", "--yes").returncode == 0
+    assert gateway.call("GET", "/api/v1/tenants/user:somebody").status_code == 404

@@ -1,0 +1,104 @@
+"""Tenants over the management API: a Python edge asks a real mcpgw-keys."""
+import pytest
+
+from test_keys import ADMIN, ALICE, Api, add_user, sequence, tell_holders, worker, api    # noqa: F401
+
+POLICY = {"maxKeyLife": None, "maxKeys": None, "scopes": None, "rotateAfter": None, "idleAfter": None}
+
+
+def make(api, slug="acme", **body):
+    return api.ok("tenant_create", body={"slug": slug, **body}, status=201)
+
+
+@pytest.mark.parametrize("body, field", [
+    ({}, "slug"), ({"slug": ""}, "slug"), ({"slug": "A"}, "slug"), ({"slug": "x" * 65}, "slug"), ({"slug": 1}, "slug"),
+    ({"slug": "a", "id": ""}, "id"), ({"slug": "a", "id": "x" * 81}, "id"), ({"slug": "a", "id": "a b"}, "id"), ({"slug": "a", "name": ""}, "name"),
+    ({"slug": "a", "name": "x" * 65}, "name"), ({"slug": "a", "state": "suspended"}, "state"), ({"slug": "a", "colour": 1}, "colour"),
+    ({"slug": "a", "policy": 1}, "policy"), ({"slug": "a", "policy": {"maxKeyLife": 0}}, "policy.maxKeyLife"),
+    ({"slug": "a", "policy": {"maxKeyLife": 315360001}}, "policy.maxKeyLife"), ({"slug": "a", "policy": {"maxKeys": "1"}}, "policy.maxKeys"),
+    ({"slug": "a", "policy": {"scopes": []}}, "policy.scopes"), ({"slug": "a", "policy": {"scopes": ["root"]}}, "policy.scopes"),
+    ({"slug": "a", "policy": {"idleAfter": 1.5}}, "policy.idleAfter"), ({"slug": "a", "policy": {"size": 1}}, "policy.size"),
+])
+def test_a_field_that_cannot_be_used_is_named(api, database, body, field):
+    assert api.refused(422, "unprocessable", "tenant_create", body=body)["field"] == field
+    assert database.sql("SELECT count(*) FROM mcpgw.tenant") == [(0,)]
+
+
+def test_a_limit_of_the_whole_tenant_is_refused_until_it_is_enforced(api):
+    assert api.refused(422, "not_enforced", "tenant_create", body={"slug": "a", "limits": {"requests": 1, "window": 1}})["field"] == "limits"
+
+
+def test_a_tenant_is_made_found_changed_and_deleted(api, database):
+    made = make(api, name="Acme Inc.", policy={"maxKeyLife": 7776000, "scopes": ["proxy", "read"]})
+    assert made["policy"] == {**POLICY, "maxKeyLife": 7776000, "scopes": ["read", "proxy"]} and made["state"] == "active"
+    made.pop("applied")
+    assert api.ok("tenant_get", object=made["id"]) == made and made["organization"] is False
+    changed = api.ok("tenant_update", object=made["id"], body={"slug": "acme2", "policy": {"maxKeys": 5, "maxKeyLife": None}})
+    assert changed["policy"] == {**POLICY, "maxKeys": 5, "scopes": ["read", "proxy"]} and changed["slug"] == "acme2" and changed["name"] == "Acme Inc."
+    assert api.refused(422, "unprocessable", "tenant_update", object=made["id"], body={"id": "x"})["field"] == "id"
+    assert api.ok("tenant_delete", object=made["id"], request_id="d")["deleted"] is True
+    assert api.ok("tenant_delete", object=made["id"], request_id="d")["deleted"] is True
+    for operation in ("tenant_get", "tenant_delete", "tenant_suspend", "tenant_resume", "tenant_update"):
+        api.refused(404, "not_found", operation, body={} if operation == "tenant_update" else None, object=made["id"])
+    rows = database.sql("SELECT event, source, actor_user_id, tenant_id FROM mcpgw.outbox ORDER BY sequence")
+    assert rows == [(event, "api", "admin", made["id"]) for event in ("tenant.created", "tenant.updated", "tenant.deleted")]
+
+
+def test_slugs_and_ids_are_taken_once(api):
+    one = make(api, id="user:alice")
+    assert one["id"] == "user:alice"
+    assert api.refused(409, "conflict", "tenant_create", body={"slug": "acme"})["field"] == "slug"
+    assert api.refused(409, "conflict", "tenant_create", body={"slug": "other", "id": "user:alice"})["field"] == "id"
+    two = make(api, "two")
+    assert api.refused(409, "conflict", "tenant_update", object=two["id"], body={"slug": "acme"})["field"] == "slug"
+    assert api.ok("tenant_get", object="user%3Aalice")["id"] == "user:alice"      # as the edge hands it on
+
+
+def test_a_repeated_create_makes_one_tenant(api, database):
+    first = api.ok("tenant_create", body={"slug": "acme"}, request_id="t", status=201)
+    again = api.ok("tenant_create", body={"slug": "acme"}, request_id="t", status=201)
+    assert first["id"] == again["id"] and database.sql("SELECT count(*) FROM mcpgw.tenant") == [(1,)]
+    api.refused(409, "request_id_reused", "tenant_create", body={"slug": "b"}, request_id="t")
+
+
+def test_a_tenant_in_use_is_not_deleted(api, database):
+    database.sql('INSERT INTO organization (id, name, slug, "createdAt") VALUES (\'org\', \'Org\', \'org\', now())')
+    assert api.ok("tenant_get", object="org")["organization"] is True
+    api.refused(409, "not_empty", "tenant_delete", object="org")
+    tenant = make(api)["id"]
+    key = api.create(userId="alice", tenantId=tenant)["id"]
+    api.refused(409, "not_empty", "tenant_delete", object=tenant)
+    api.ok("key_delete", object=key)
+    make(api, "alice", id="user:alice")
+    api.create(ALICE)
+    api.refused(409, "not_empty", "tenant_delete", object="user:alice")
+    api.ok("tenant_delete", object=tenant)
+
+
+def test_suspending_and_resuming_are_told_and_refuse_its_keys(api, database):
+    tenant = make(api)["id"]
+    key = api.create(userId="alice", tenantId=tenant)["key"]
+    suspended = api.ok("tenant_suspend", body={"reason": "unpaid"}, object=tenant)
+    assert (suspended["state"], suspended["suspendedReason"]) == ("suspended", "unpaid") and suspended["applied"]["of"] >= 1
+    assert api.ok("key_verify", body={"key": key}) == {"isValid": False, "error": "TENANT_SUSPENDED"}
+    before = sequence(database)
+    api.ok("tenant_suspend", object=tenant)
+    assert sequence(database) == before                            # it is suspended already
+    resumed = api.ok("tenant_resume", object=tenant)
+    assert (resumed["state"], resumed["suspendedReason"]) == ("active", None)
+    assert api.ok("key_verify", body={"key": key})["isValid"] is True
+    assert database.sql("SELECT event, reason FROM mcpgw.outbox WHERE event ~ 'suspended|resumed' ORDER BY sequence") == [
+        ("tenant.suspended", "unpaid"), ("tenant.resumed", None)]
+
+
+def test_nobody_suspends_the_operators(api):
+    make(api, "operators", id="user:admin")
+    for operation in ("tenant_suspend", "tenant_delete"):
+        api.refused(409, "operators_tenant", operation, object="user:admin")
+
+
+def test_a_list_is_paged_by_slug(api):
+    ids = [make(api, f"t{i}")["id"] for i in range(5)]
+    first = api.ok("tenant_list", query="limit=3")
+    rest = api.ok("tenant_list", query=f"limit=3&cursor={first['next']}")
+    assert [item["id"] for item in first["items"] + rest["items"]] == ids and rest["next"] is None
