@@ -49,7 +49,7 @@ enum postgres_outcome {
  * behind a refused step are NULL). */
 typedef void postgres_fn(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count);
 
-#define POSTGRES_PARAMS_MAX 32
+#define POSTGRES_PARAMS_MAX 40
 #define POSTGRES_STEPS_MAX  10
 #define POSTGRES_QUEUE_MAX  1024    /* calls in flight; beyond: ERR_OVERLOADED */
 

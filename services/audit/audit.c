@@ -8,6 +8,8 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "services/audit/audit_intake.h"
+#include "services/audit/audit_outbox.h"
+#include "services/audit/audit_seal.h"
 #include "services/audit/audit_store.h"
 
 #define LOCK_EVERY_MS     300u
@@ -22,9 +24,10 @@ struct audit {
     struct bus *bus;
     struct audit_store *store;
     struct intake *intake;
+    struct outbox *outbox;
+    struct seal *seal;
     uint64_t token;                  /* 0: standing by */
-    bool is_asking_lock;
-    bool is_outbox_claimed, is_moving_outbox, is_outbox_due;
+    bool is_asking_lock, is_sweeping, is_exporting;
     bool is_draining;
 };
 
@@ -40,58 +43,17 @@ static void stand_by(struct audit *audit)
     if (audit->token != 0)
         log_warn("audit_stood_by");
     audit->token = 0;
-    audit->is_outbox_claimed = false;
     metric_set(METRIC_audit_active, 0);
     intake_set_token(audit->intake, 0);
+    outbox_set_token(audit->outbox, 0);
 }
 
-/* ---- outbox */
-
-static void move_outbox(void *owner);
-
-static void on_outbox_moved(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
-{
-    struct audit *audit = owner;
-    uint64_t events = 0;
-
-    (void)count;
-    audit->is_moving_outbox = false;
-    if (audit_store_read_outbox(outcome, results, &events) != ERR_OK)
-        return;
-    metric_add(METRIC_audit_outbox, events);
-    metric_add(METRIC_audit_events, events);
-    if (audit->is_outbox_due || events >= AUDIT_OUTBOX_EVENTS)
-        move_outbox(audit);
-}
-
-static void on_outbox_claimed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
-{
-    struct audit *audit = owner;
-    uint64_t next_seq = 0;
-
-    (void)count;
-    audit->is_moving_outbox = false;
-    audit->is_outbox_claimed = audit_store_read_claim(outcome, results, &next_seq) == ERR_OK;
-    if (audit->is_outbox_claimed)
-        move_outbox(audit);
-}
-
-/* One statement at a time; what comes meanwhile is moved by the next. */
 static void move_outbox(void *owner)
 {
     struct audit *audit = owner;
-    struct audit_place place = { .epoch = AUDIT_OUTBOX_EPOCH, .token = audit->token };
-    enum err err;
 
-    audit->is_outbox_due = audit->is_moving_outbox;
-    if (audit->token == 0 || audit->is_moving_outbox || audit->is_draining)
-        return;
-    memcpy(place.producer, audit_outbox_producer, UUID_SIZE);
-    if (audit->is_outbox_claimed)
-        err = audit_store_move_outbox(audit->store, audit->token, on_outbox_moved, audit);
-    else
-        err = audit_store_claim(audit->store, &place, on_outbox_claimed, audit);
-    audit->is_moving_outbox = err == ERR_OK;
+    if (audit->token != 0 && !audit->is_draining)
+        outbox_move(audit->outbox);
 }
 
 /* ---- being the active one */
@@ -114,6 +76,45 @@ static void maintain(void *owner)
         log_warn("partitions_not_maintained");
 }
 
+static void on_checkpoints(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct audit *audit = owner;
+
+    (void)count;
+    audit->is_exporting = false;
+    if (outcome == PG_REFUSED)
+        log_error("checkpoints_not_stored", log_text("sqlstate", postgres_sqlstate(results[0])));
+    if (outcome == PG_DONE)
+        seal_export(audit->seal, results[0]);
+}
+
+static void make_checkpoints(void *owner)
+{
+    struct audit *audit = owner;
+
+    if (audit->token != 0 && !audit->is_exporting && !audit->is_draining)
+        audit->is_exporting = audit_store_checkpoint(audit->store, false, on_checkpoints, audit) == ERR_OK;
+}
+
+/* Step after step until nothing is left; then once a second. */
+static void on_swept(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count);
+
+static void sweep(struct audit *audit)
+{
+    if (audit->token != 0 && !audit->is_sweeping && !audit->is_draining)
+        audit->is_sweeping = audit_store_sweep(audit->store, on_swept, audit) == ERR_OK;
+}
+
+static void on_swept(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct audit *audit = owner;
+
+    (void)count;
+    audit->is_sweeping = false;
+    if (outcome == PG_DONE && postgres_flag(results[0], 0, 0))
+        sweep(audit);
+}
+
 static void on_locked(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct audit *audit = owner;
@@ -127,7 +128,10 @@ static void on_locked(void *owner, enum postgres_outcome outcome, PGresult *cons
     log_info("audit_activated", log_number("token", token));
     metric_set(METRIC_audit_active, 1);
     intake_set_token(audit->intake, token);
+    outbox_set_token(audit->outbox, token);
     maintain(audit);
+    /* The instance before may have died between the table and the file. */
+    audit->is_exporting = audit_store_checkpoint(audit->store, true, on_checkpoints, audit) == ERR_OK;
     move_outbox(audit);
 }
 
@@ -161,6 +165,7 @@ static void tend(void *owner)
     struct audit *audit = owner;
 
     intake_tend(audit->intake);
+    sweep(audit);
 }
 
 /* ---- life */
@@ -173,7 +178,9 @@ void audit_stop(void **self)
         return;
     audit->is_draining = true;
     audit_store_destroy(&audit->store);
+    outbox_destroy(&audit->outbox);
     intake_destroy(&audit->intake);
+    seal_destroy(&audit->seal);
     bus_destroy(&audit->bus);
     free(audit);
     *self = NULL;
@@ -183,7 +190,8 @@ static enum err audit_open(struct audit *audit, struct loop *loop)
 {
     const struct audit_store_options store = { .url = &audit->config->database_url, .on_state = on_store_state,
                                                .on_outbox = move_outbox, .owner = audit };
-    struct intake_options intake = { .loop = loop, .on_fenced = on_fenced, .owner = audit };
+    struct intake_options intake = { .loop = loop, .chain_key = &audit->config->chain_key, .on_fenced = on_fenced,
+                                     .owner = audit };
     struct bus_options bus = { .role = SERVICE_AUDIT, .credits = CREDITS, .handlers = audit_handlers,
                                .config = &audit->config->common };
     enum err err;
@@ -198,7 +206,10 @@ static enum err audit_open(struct audit *audit, struct loop *loop)
     err = audit_store_new(loop, &store, &audit->store);
     if (err != ERR_OK)
         return err;
-    intake_connect(audit->intake, audit->bus, audit->store);
+    err = outbox_new(audit->store, audit->seal, &audit->outbox);
+    if (err != ERR_OK)
+        return err;
+    intake_connect(audit->intake, audit->bus, audit->store, audit->seal);
     bus_set_ready(audit->bus, true);
     return ERR_OK;
 }
@@ -207,6 +218,7 @@ static bool audit_arm(struct audit *audit, struct loop *loop)
 {
     return loop_every(loop, LOCK_EVERY_MS, ask_lock, audit) > 0
         && loop_every(loop, OUTBOX_EVERY_MS, move_outbox, audit) > 0
+        && loop_every(loop, (uint32_t)audit->config->checkpoint_ms, make_checkpoints, audit) > 0
         && loop_every(loop, TEND_EVERY_MS, tend, audit) > 0 && loop_every(loop, MAINTAIN_EVERY_MS, maintain, audit) > 0;
 }
 
@@ -227,6 +239,11 @@ enum err audit_start(const struct service_context *context, void **ret_audit, ch
         return ERR_NO_MEMORY;
     audit->config = config;
     audit->ops = context->ops;
+    err = seal_new(config->checkpoint_key, config->checkpoint_dir, &audit->seal, reterr, reterr_size);
+    if (err != ERR_OK) {
+        audit_stop(&self);
+        return err;
+    }
     ops_set_fact(audit->ops, "postgres", false);
     err = audit_open(audit, context->loop);
     if (err == ERR_OK && !audit_arm(audit, context->loop))
@@ -253,7 +270,7 @@ bool audit_is_drained(void *self)
 {
     const struct audit *audit = self;
 
-    return !audit->is_moving_outbox && intake_is_idle(audit->intake);
+    return outbox_is_idle(audit->outbox) && intake_is_idle(audit->intake);
 }
 
 int audit_migrate(const void *self)

@@ -37,6 +37,10 @@ struct set {
 };
 
 struct columns {
+    uint8_t producer[UUID_SIZE];
+    uint64_t epoch;
+    struct merkle tree;
+    struct { uint8_t *bytes; size_t capacity; } leaf;
     struct array arrays[COLUMNS];
     struct set keys, users;
     uint64_t first_seq, next_seq, first_us, last_us;
@@ -88,6 +92,21 @@ void columns_reset(struct columns *columns)
     columns->first_us = columns->last_us = 0;
 }
 
+static enum err leaf_reserve(struct columns *columns, size_t more)
+{
+    const size_t capacity = LEAF_HEAD_SIZE + EVENT_COLUMNS_COUNT * WORST_ELEMENT + more;
+    uint8_t *bytes;
+
+    if (capacity <= columns->leaf.capacity)
+        return ERR_OK;
+    bytes = realloc(columns->leaf.bytes, capacity);
+    if (bytes == NULL)
+        return ERR_NO_MEMORY;
+    columns->leaf.bytes = bytes;
+    columns->leaf.capacity = capacity;
+    return ERR_OK;
+}
+
 /* Room for `more` bytes in every array, so that appending cannot fail half-way through a block. */
 static enum err columns_reserve(struct columns *columns, size_t more)
 {
@@ -105,7 +124,14 @@ static enum err columns_reserve(struct columns *columns, size_t more)
         array->bytes = bytes;
         array->capacity = capacity;
     }
-    return ERR_OK;
+    return leaf_reserve(columns, more);
+}
+
+void columns_follow(struct columns *columns, const uint8_t producer[UUID_SIZE], uint64_t epoch, const struct merkle *tree)
+{
+    memcpy(columns->producer, producer, UUID_SIZE);
+    columns->epoch = epoch;
+    columns->tree = *tree;
 }
 
 enum err columns_new(struct columns **ret_columns)
@@ -129,6 +155,7 @@ void columns_destroy(struct columns **columns)
         return;
     for (size_t i = 0; i < COLUMNS; i++)
         free((*columns)->arrays[i].bytes);
+    free((*columns)->leaf.bytes);
     free(*columns);
     *columns = NULL;
 }
@@ -326,10 +353,31 @@ static void array_put_details(struct array *array, const uint8_t *text, size_t s
     array->count++;
 }
 
+/* The event's elements, each with its length, as they stand in the arrays from `starts` on. */
+static void add_leaf(struct columns *columns, uint64_t seq, const size_t starts[EVENT_COLUMNS_COUNT])
+{
+    uint8_t *content = columns->leaf.bytes, leaf[DIGEST_SIZE];
+    size_t size = LEAF_HEAD_SIZE;
+
+    checkpoint_leaf_begin(content, columns->producer, columns->epoch, seq);
+    for (enum column column = COLUMN_AT; column <= COLUMN_DETAILS; column++) {
+        const struct array *array = &columns->arrays[column];
+        const size_t length = array->size - starts[column];
+
+        memcpy(content + size, array->bytes + starts[column], length);
+        size += length;
+    }
+    merkle_leaf(content, size, leaf);
+    merkle_add(&columns->tree, leaf);
+}
+
 static void columns_put(struct columns *columns, uint64_t time_us, const struct value values[FIELDS])
 {
     struct array *arrays = columns->arrays;
+    size_t starts[EVENT_COLUMNS_COUNT];
 
+    for (enum column column = COLUMN_AT; column <= COLUMN_DETAILS; column++)
+        starts[column] = arrays[column].size;
     if (time_us < UNIX_TO_POSTGRES_US)
         time_us = UNIX_TO_POSTGRES_US;
     if (time_us > TIME_US_MAX)
@@ -362,6 +410,8 @@ static void columns_put(struct columns *columns, uint64_t time_us, const struct 
         else if (column == COLUMN_USER_ID)
             set_put(&columns->users, &arrays[COLUMN_USERS], values[i].text, values[i].size);
     }
+    add_leaf(columns, columns->next_seq, starts);
+    columns->next_seq++;
 }
 
 static void columns_put_named(struct columns *columns, uint64_t time_us, const char *event, const char *reason,
@@ -409,23 +459,51 @@ enum err columns_add_block(struct columns *columns, const struct trail_header *h
             columns_put(columns, record.time_us, values);
         }
     }
-    columns->next_seq = header->first_seq + header->count;
     *ret_unreadable = unreadable;
     return ERR_OK;
 }
 
-enum err columns_add_lost(struct columns *columns, uint64_t first_seq, uint64_t count, uint64_t time_us)
+enum err columns_add_lost(struct columns *columns, const struct columns_lost *lost)
 {
     enum err err = columns_reserve(columns, WORST_ELEMENT + NAME_MAX_SIZE);
 
     if (err != ERR_OK)
         return err;
     assert(columns->arrays[COLUMN_AT].count == 0);
-    columns_start(columns, first_seq);
-    columns_put_named(columns, time_us, "lost", "spool", count);
-    columns->next_seq = first_seq + count;
+    columns_start(columns, lost->first_seq);
+    columns_put_named(columns, lost->time_us, "lost", lost->reason, lost->count);
+    columns->next_seq = lost->first_seq + lost->count;
     return ERR_OK;
 }
+
+static struct value value_of(const char *text)
+{
+    return (struct value){ .text = (const uint8_t *)text, .size = strlen(text) };
+}
+
+enum err columns_add_row(struct columns *columns, const struct columns_row *row)
+{
+    struct value values[FIELDS] = {
+        [0] = value_of(row->event), [1] = value_of("allowed"), [2] = value_of(row->reason),
+        [3] = value_of(row->request_id), [4] = value_of(row->user_id), [5] = value_of(row->tenant_id),
+        [6] = { .number = row->auth_method }, [7] = value_of(row->key_id), [8] = value_of(row->address),
+        [11] = value_of(row->server), [16] = { .number = 1 }, [17] = value_of(row->details),
+    };
+    size_t size = NAME_MAX_SIZE;
+    enum err err;
+
+    for (size_t i = 0; i < FIELDS; i++)
+        size += 2 * values[i].size + WORST_ELEMENT;
+    err = columns_reserve(columns, size);
+    if (err != ERR_OK)
+        return err;
+    columns_start(columns, row->seq);
+    assert(columns->next_seq == row->seq);
+    columns_put(columns, row->time_us, values);
+    return ERR_OK;
+}
+
+const struct merkle *columns_tree(const struct columns *columns) { return &columns->tree; }
 
 void columns_instant(uint64_t unix_us, uint8_t ret_bytes[8])
 {

@@ -36,6 +36,11 @@ struct stream {
     struct columns *columns;             /* NULL until the first block */
     struct held *held;                   /* by first sequence */
     bool is_replaying;
+    uint8_t head[DIGEST_SIZE];           /* mac of the last block taken */
+    bool has_head;                       /* false: the next block may follow anything */
+    uint64_t refused_seq;                /* behind the block that did not continue the chain; 0: none */
+    bool is_tampered;                    /* the watermark is not what we signed: nothing more is signed */
+    bool is_told_closed, is_closed;
     uint64_t replay_seq, replay_next_us; /* where the replay began; not asked for again before */
     unsigned replays;                    /* fruitless ones in a row */
 };
@@ -50,6 +55,7 @@ struct intake {
     struct intake_options options;
     struct bus *bus;
     struct audit_store *store;
+    struct seal *seal;
     uint64_t token;
     bool is_draining;
     int flush_timer;                     /* 0: not armed */
@@ -66,6 +72,8 @@ static struct audit_place stream_place(const struct stream *stream, uint64_t nex
     struct audit_place place = { .epoch = stream->epoch, .next_seq = next_seq, .token = stream->intake->token };
 
     memcpy(place.producer, stream->producer, UUID_SIZE);
+    place.has_head = stream->has_head;
+    memcpy(place.head, stream->head, DIGEST_SIZE);
     return place;
 }
 
@@ -111,7 +119,8 @@ static void stream_forget(struct stream *stream, uint64_t retry_us)
     stream->state = STREAM_NEW;
     stream->retry_us = retry_us;
     stream->generation++;
-    stream->is_replaying = false;
+    stream->is_replaying = stream->has_head = stream->is_closed = false;
+    stream->refused_seq = 0;
     stream->replay_next_us = 0;
 }
 
@@ -167,6 +176,8 @@ static struct flight *flight_take(struct intake *intake)
 static bool stream_flush(struct stream *stream)
 {
     struct audit_place place;
+    struct checkpoint checkpoint;
+    struct audit_batch batch = { .place = &place, .columns = stream->columns, .checkpoint = &checkpoint };
     struct flight *flight;
 
     if (stream->state != STREAM_READY || stream->columns == NULL || columns_count(stream->columns) == 0)
@@ -181,7 +192,8 @@ static bool stream_flush(struct stream *stream)
                                .next_seq = columns_next_seq(stream->columns),
                                .first_us = columns_first_us(stream->columns),
                                .events = columns_count(stream->columns) };
-    if (audit_store_insert(stream->intake->store, &place, stream->columns, on_inserted, flight) != ERR_OK) {
+    seal_make(stream->intake->seal, &place, stream->columns, stream->is_tampered, &checkpoint);
+    if (audit_store_insert(stream->intake->store, &batch, on_inserted, flight) != ERR_OK) {
         flight->stream = NULL;
         return false;
     }
@@ -231,6 +243,34 @@ static bool stream_has_room(const struct stream *stream)
     return stream->columns == NULL || !batch_is_full(columns_count(stream->columns), columns_bytes(stream->columns));
 }
 
+/* Does the block stand where the producer wrote it, and is it what it wrote? */
+static bool stream_continues(const struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
+{
+    const struct secret *master = stream->intake->options.chain_key;
+    const bool is_chained = (header->flags & TRAIL_CHAINED) != 0;
+    static const uint8_t zero[DIGEST_SIZE];
+    uint8_t key[TRAIL_KEY_SIZE];
+
+    if (stream->has_head && (!is_chained || memcmp(header->prev, stream->head, DIGEST_SIZE) != 0))
+        return false;
+    if (header->first_seq == 1 && memcmp(header->prev, zero, DIGEST_SIZE) != 0)
+        return false;
+    if (master == NULL || !secret_is_set(master))
+        return true;
+    trail_derive_key(master->bytes, master->size, stream->producer, stream->epoch, key);
+    return trail_is_authentic(bytes, header, key);
+}
+
+/* Counted as a replay that brings nothing: after some of them it is given up, and its place says so. */
+static void stream_refuse(struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
+{
+    const struct audit_place place = stream_place(stream, header->first_seq);
+
+    metric_add(METRIC_audit_chain_broken, 1);
+    quarantine(stream->intake, &place, "chain", bytes, header->size);
+    stream->refused_seq = header->first_seq + header->count;
+}
+
 /* The next block of the stream goes into the columns.  False: no room or no memory. */
 static bool stream_append(struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
 {
@@ -248,6 +288,9 @@ static bool stream_append(struct stream *stream, const struct trail_header *head
     if (stream->is_replaying)
         metric_add(METRIC_audit_replayed, header->count);
     stream->taken_seq = header->first_seq + header->count;
+    stream->has_head = (header->flags & TRAIL_CHAINED) != 0;
+    memcpy(stream->head, header->mac, DIGEST_SIZE);
+    stream->refused_seq = 0;
     stream->replays = 0;
     if (!stream_has_room(stream))
         (void)stream_flush(stream);    /* or at the next outcome */
@@ -284,7 +327,11 @@ static void stream_advance(struct stream *stream)
         struct held *first = stream->held;
         enum block_place place = block_place_of(stream->taken_seq, first->header.first_seq, first->header.count);
 
-        if (place == BLOCK_GAP || (place == BLOCK_NEXT && !stream_append(stream, &first->header, first->bytes)))
+        if (place == BLOCK_GAP)
+            break;
+        if (place == BLOCK_NEXT && !stream_continues(stream, &first->header, first->bytes))
+            stream_refuse(stream, &first->header, first->bytes);
+        else if (place == BLOCK_NEXT && !stream_append(stream, &first->header, first->bytes))
             break;
         held_pop(stream);
     }
@@ -296,12 +343,15 @@ static void on_claimed(void *owner, enum postgres_outcome outcome, PGresult *con
 {
     struct stream *stream = owner;
     struct intake *intake = stream->intake;
-    uint64_t next_seq = 0;
-    enum err err = audit_store_read_claim(outcome, results, &next_seq);
+    const struct audit_place place = stream_place(stream, 0);
+    struct audit_mark mark;
+    enum err err = audit_store_read_claim(outcome, results, &mark);
 
     (void)count;
     if (stream->state != STREAM_CLAIMING)
         return;
+    if (err == ERR_OK && stream->columns == NULL)
+        err = columns_new(&stream->columns);
     if (err != ERR_OK) {
         stream_forget(stream, clock_monotonic_us() + STREAM_RETRY_US);
         if (err == ERR_CONFLICT)
@@ -309,7 +359,11 @@ static void on_claimed(void *owner, enum postgres_outcome outcome, PGresult *con
         return;
     }
     stream->state = STREAM_READY;
-    stream->committed_seq = stream->sent_seq = stream->taken_seq = next_seq;
+    stream->committed_seq = stream->sent_seq = stream->taken_seq = mark.next_seq;
+    stream->is_tampered = !seal_holds(intake->seal, &place, &mark);
+    stream->has_head = mark.has_head;
+    memcpy(stream->head, mark.head, DIGEST_SIZE);
+    columns_follow(stream->columns, stream->producer, stream->epoch, &mark.tree);
     stream_advance(stream);
 }
 
@@ -381,7 +435,9 @@ void intake_take_block(struct intake *intake, uint32_t edge, const uint8_t *byte
         stream_hold(stream, &header, bytes);
         break;
     case BLOCK_NEXT:
-        if (!stream_append(stream, &header, bytes))
+        if (!stream_continues(stream, &header, bytes))
+            stream_refuse(stream, &header, bytes);
+        else if (!stream_append(stream, &header, bytes))
             stream_hold(stream, &header, bytes);
         break;
     }
@@ -397,6 +453,17 @@ static void note_reuse(struct stream *stream)
     uuid_format(stream->producer, producer);
     log_error("epoch_reused", log_text("producer", producer), log_number("epoch", stream->epoch),
               log_number("stored_next_seq", stream->committed_seq), log_number("told_next_seq", stream->told_seq));
+}
+
+/* Told once: from then on the epoch can be searched for calls that never ended. */
+static void stream_close(struct stream *stream)
+{
+    const struct audit_place place = stream_place(stream, stream->committed_seq);
+
+    if (stream->state != STREAM_READY || stream->is_closed || !stream->is_told_closed
+        || stream->committed_seq != stream->told_seq)
+        return;
+    stream->is_closed = audit_store_close(stream->intake->store, &place) == ERR_OK;
 }
 
 void intake_take_heartbeat(struct intake *intake, uint32_t edge, const struct trail_heartbeat *heartbeat)
@@ -417,6 +484,7 @@ void intake_take_heartbeat(struct intake *intake, uint32_t edge, const struct tr
     stream->heard_us = clock_monotonic_us();
     stream->told_seq = heartbeat->next_seq;
     stream->oldest_seq = heartbeat->oldest_seq;
+    stream->is_told_closed = heartbeat->closed;
     stream_claim(stream);
     if (stream->state != STREAM_READY)
         return;
@@ -433,23 +501,30 @@ void intake_take_heartbeat(struct intake *intake, uint32_t edge, const struct tr
     }
     stream->reused = 0;
     stream_advance(stream);
+    stream_close(stream);
 }
 
-/* The spool has it no more: one event says so in its place, and the stream goes on behind. */
-static void stream_skip(struct stream *stream, uint64_t resume_seq)
+/* It cannot be had: one event says so in its place, and the stream goes on behind. */
+static void stream_skip(struct stream *stream, uint64_t resume_seq, const char *reason)
 {
     char producer[UUID_TEXT_SIZE];
-    uint64_t count = resume_seq - stream->taken_seq;
+    const uint64_t count = resume_seq - stream->taken_seq;
+    const struct columns_lost lost = { .first_seq = stream->taken_seq, .count = count, .time_us = clock_unix_us(),
+                                       .reason = reason };
 
     if (stream->columns == NULL && columns_new(&stream->columns) != ERR_OK)
         return;
     if (!stream_flush(stream))
         return;
-    if (columns_add_lost(stream->columns, stream->taken_seq, count, clock_unix_us()) != ERR_OK)
+    if (columns_add_lost(stream->columns, &lost) != ERR_OK)
         return;
+    metric_add(METRIC_audit_lost, count);
+    stream->has_head = false;
+    stream->refused_seq = 0;
     uuid_format(stream->producer, producer);
     log_error("events_lost", log_text("producer", producer), log_number("epoch", stream->epoch),
-              log_number("from_seq", stream->taken_seq), log_number("count", count));
+              log_number("from_seq", stream->taken_seq), log_number("count", count),
+              log_text("reason", reason));
     stream->taken_seq = resume_seq;
     stream->replays = 0;
     (void)stream_flush(stream);
@@ -459,13 +534,16 @@ static void stream_skip(struct stream *stream, uint64_t resume_seq)
 void intake_take_replay_end(struct intake *intake, const struct replay_end *end)
 {
     struct stream *stream;
-    uint64_t held_seq, resume_seq;
+    uint64_t resume_seq;
 
     if (end->producer_size != UUID_SIZE)
         return;
     stream = stream_of(intake, end->producer, end->epoch);
     if (stream == NULL || stream->state != STREAM_READY || !stream->is_replaying)
         return;
+    struct loss loss = { .next_seq = stream->taken_seq, .oldest_seq = stream->oldest_seq,
+                         .refused_seq = stream->refused_seq,
+                         .told_seq = end->error != ERR_OK ? end->next_seq : 0, .is_gone = end->error == ERR_NOT_FOUND };
     stream->is_replaying = false;
     if (stream->taken_seq > stream->replay_seq) {
         stream->replay_next_us = 0;
@@ -474,11 +552,10 @@ void intake_take_replay_end(struct intake *intake, const struct replay_end *end)
     }
     stream->replay_next_us = clock_monotonic_us() + STREAM_FRUITLESS_US;
     stream->replays++;
-    held_seq = stream->held != NULL ? stream->held->header.first_seq : 0;
-    if (!loss_resume_of(stream->taken_seq, stream->oldest_seq, held_seq, end->error == ERR_NOT_FOUND,
-                        stream->replays, &resume_seq))
+    loss.held_seq = stream->held != NULL ? stream->held->header.first_seq : 0;
+    if (!loss_resume_of(&loss, stream->replays, &resume_seq))
         return;
-    stream_skip(stream, resume_seq);
+    stream_skip(stream, resume_seq, stream->refused_seq != 0 ? "chain" : end->error == ERR_MALFORMED ? "damage" : "spool");
     stream_advance(stream);
 }
 
@@ -495,10 +572,11 @@ enum err intake_new(const struct intake_options *options, struct intake **ret_in
     return ERR_OK;
 }
 
-void intake_connect(struct intake *intake, struct bus *bus, struct audit_store *store)
+void intake_connect(struct intake *intake, struct bus *bus, struct audit_store *store, struct seal *seal)
 {
     intake->bus = bus;
     intake->store = store;
+    intake->seal = seal;
 }
 
 void intake_destroy(struct intake **intake)

@@ -15,6 +15,7 @@
 #include "common/loop.h"
 #include "common/trail.h"
 #include "services/audit/audit_columns.h"
+#include "services/audit/audit_seal.h"
 #include "services/audit/audit_store.h"
 
 #define STREAMS_MAX           256u
@@ -32,6 +33,7 @@ struct intake;
 
 struct intake_options {
     struct loop *loop;
+    const struct secret *chain_key;    /* not set: only that blocks follow each other is checked */
     /* A younger token stands on a watermark: this instance is not the active one any more. */
     void (*on_fenced)(void *owner);
     void *owner;
@@ -40,7 +42,7 @@ struct intake_options {
 enum err intake_new(const struct intake_options *options, struct intake **ret_intake) MUST_CHECK;
 void intake_destroy(struct intake **intake);
 /* Once, before anything is taken: the bus delivers to the intake, so it is made later. */
-void intake_connect(struct intake *intake, struct bus *bus, struct audit_store *store);
+void intake_connect(struct intake *intake, struct bus *bus, struct audit_store *store, struct seal *seal);
 
 /* token 0: not the active instance: everything uncommitted is forgotten and what comes is only noted. */
 void intake_set_token(struct intake *intake, uint64_t token);

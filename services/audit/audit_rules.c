@@ -23,18 +23,20 @@ enum tail tail_of(uint64_t taken_seq, uint64_t committed_seq, uint64_t told_seq)
     return told_seq > taken_seq ? TAIL_MISSING : TAIL_LEVEL;
 }
 
-bool loss_resume_of(uint64_t next_seq, uint64_t oldest_seq, uint64_t held_seq, bool is_gone, unsigned replays,
-                    uint64_t *ret_resume_seq)
+bool loss_resume_of(const struct loss *loss, unsigned replays, uint64_t *ret_resume_seq)
 {
-    if (!is_gone && replays < AUDIT_REPLAYS_MAX)
+    uint64_t resume_seq = loss->refused_seq;
+
+    if (!loss->is_gone && replays < AUDIT_REPLAYS_MAX)
         return false;
-    if (is_gone && oldest_seq > next_seq) {
-        *ret_resume_seq = held_seq > next_seq && held_seq < oldest_seq ? held_seq : oldest_seq;
-        return true;
-    }
-    if (held_seq > next_seq) {
-        *ret_resume_seq = held_seq;
-        return true;
-    }
-    return false;
+    if (loss->told_seq > loss->next_seq)
+        resume_seq = loss->told_seq;
+    else if (loss->is_gone && loss->oldest_seq > loss->next_seq)
+        resume_seq = loss->oldest_seq;
+    if (loss->held_seq > loss->next_seq && (resume_seq <= loss->next_seq || loss->held_seq < resume_seq))
+        resume_seq = loss->held_seq;
+    if (resume_seq <= loss->next_seq)
+        return false;
+    *ret_resume_seq = resume_seq;
+    return true;
 }

@@ -31,12 +31,17 @@ enum tail { TAIL_LEVEL, TAIL_MISSING, TAIL_REUSED };
  */
 enum tail tail_of(uint64_t taken_seq, uint64_t committed_seq, uint64_t told_seq);
 
-/*
- * The spool cannot give what we need.  Where does the stream go on?  false: nowhere yet, ask again later.
- * oldest_seq: what the spool says it still has; held_seq: first block we hold beyond the gap, 0: none;
- * is_gone: the spool said it has it no more; replays: fruitless ones in a row.
- */
-bool loss_resume_of(uint64_t next_seq, uint64_t oldest_seq, uint64_t held_seq, bool is_gone, unsigned replays,
-                    uint64_t *ret_resume_seq);
+/* A replay brought nothing.  Sequences; 0: none. */
+struct loss {
+    uint64_t next_seq;       /* what we need */
+    uint64_t oldest_seq;     /* what the spool says it still has */
+    uint64_t held_seq;       /* first block we hold beyond the gap */
+    uint64_t refused_seq;    /* behind a block that came and did not continue the chain */
+    uint64_t told_seq;       /* the next that the spool can read, where it cannot read ours */
+    bool is_gone;            /* the spool said it has it no more */
+};
+/* The spool cannot give what we need.  Where does the stream go on?  false: nowhere yet, ask again later.
+ * replays: fruitless ones in a row; what can be read again after a fault of the disk is not given up at the first. */
+bool loss_resume_of(const struct loss *loss, unsigned replays, uint64_t *ret_resume_seq);
 
 #endif

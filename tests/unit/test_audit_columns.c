@@ -366,7 +366,7 @@ static void a_loss_is_one_event_that_spans_its_sequences(void **state)
     (void)state;
 
     assert_int_equal(columns_new(&columns), ERR_OK);
-    assert_int_equal(columns_add_lost(columns, 10, 90, TIME_US), ERR_OK);
+    assert_int_equal(columns_add_lost(columns, &(struct columns_lost){ 10, 90, TIME_US, "spool" }), ERR_OK);
     assert_int_equal(columns_count(columns), 1);
     assert_int_equal(columns_first_seq(columns), 10);
     assert_int_equal(columns_next_seq(columns), 100);

@@ -62,15 +62,23 @@ static void a_lost_tail_is_seen_from_what_the_producer_says(void **state)
     assert_int_equal(tail_of(10, 8, 9), TAIL_LEVEL);
 }
 
+static bool resumes(struct loss loss, unsigned replays, uint64_t *ret_resume)
+{
+    return loss_resume_of(&loss, replays, ret_resume);
+}
+
+#define LOSS(next, oldest, held, gone) \
+    (struct loss){ .next_seq = next, .oldest_seq = oldest, .held_seq = held, .is_gone = gone }
+
 static void nothing_is_given_up_while_the_spool_may_still_have_it(void **state)
 {
     uint64_t resume = 77;
     (void)state;
 
-    assert_false(loss_resume_of(5, 9, 20, false, AUDIT_REPLAYS_MAX - 1, &resume));
-    assert_false(loss_resume_of(5, 1, 0, true, 1, &resume));
-    assert_false(loss_resume_of(5, 5, 5, true, AUDIT_REPLAYS_MAX, &resume));
-    assert_false(loss_resume_of(5, 9, 0, false, AUDIT_REPLAYS_MAX, &resume));
+    assert_false(resumes(LOSS(5, 9, 20, false), AUDIT_REPLAYS_MAX - 1, &resume));
+    assert_false(resumes(LOSS(5, 1, 0, true), 1, &resume));
+    assert_false(resumes(LOSS(5, 5, 5, true), AUDIT_REPLAYS_MAX, &resume));
+    assert_false(resumes(LOSS(5, 9, 0, false), AUDIT_REPLAYS_MAX, &resume));
     assert_int_equal(resume, 77);
 }
 
@@ -79,16 +87,30 @@ static void a_stream_goes_on_at_the_oldest_that_the_spool_or_we_still_have(void 
     uint64_t resume = 0;
     (void)state;
 
-    assert_true(loss_resume_of(5, 9, 0, true, 1, &resume));
+    assert_true(resumes(LOSS(5, 9, 0, true), 1, &resume));
     assert_int_equal(resume, 9);
-    assert_true(loss_resume_of(5, 9, 7, true, 1, &resume));
+    assert_true(resumes(LOSS(5, 9, 7, true), 1, &resume));
     assert_int_equal(resume, 7);
-    assert_true(loss_resume_of(5, 9, 20, true, 1, &resume));
+    assert_true(resumes(LOSS(5, 9, 20, true), 1, &resume));
     assert_int_equal(resume, 9);
-    assert_true(loss_resume_of(5, 1, 20, true, 1, &resume));
+    assert_true(resumes(LOSS(5, 1, 20, true), 1, &resume));
     assert_int_equal(resume, 20);
-    assert_true(loss_resume_of(5, 1, 20, false, AUDIT_REPLAYS_MAX, &resume));
+    assert_true(resumes(LOSS(5, 1, 20, false), AUDIT_REPLAYS_MAX, &resume));
     assert_int_equal(resume, 20);
+}
+
+static void damage_is_not_given_up_at_the_first_look(void **state)
+{
+    uint64_t resume = 0;
+    (void)state;
+
+    assert_false(resumes((struct loss){ .next_seq = 5, .told_seq = 9 }, AUDIT_REPLAYS_MAX - 1, &resume));
+    assert_true(resumes((struct loss){ .next_seq = 5, .told_seq = 9 }, AUDIT_REPLAYS_MAX, &resume));
+    assert_int_equal(resume, 9);
+    assert_true(resumes((struct loss){ .next_seq = 5, .told_seq = 9, .held_seq = 7 }, AUDIT_REPLAYS_MAX, &resume));
+    assert_int_equal(resume, 7);
+    assert_true(resumes((struct loss){ .next_seq = 5, .refused_seq = 8, .held_seq = 12 }, AUDIT_REPLAYS_MAX, &resume));
+    assert_int_equal(resume, 8);
 }
 
 int main(void)
@@ -102,6 +124,7 @@ int main(void)
         cmocka_unit_test(a_producer_that_says_less_than_is_stored_uses_numbers_again),
         cmocka_unit_test(a_lost_tail_is_seen_from_what_the_producer_says),
         cmocka_unit_test(nothing_is_given_up_while_the_spool_may_still_have_it),
+        cmocka_unit_test(damage_is_not_given_up_at_the_first_look),
         cmocka_unit_test(a_stream_goes_on_at_the_oldest_that_the_spool_or_we_still_have),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
