@@ -59,8 +59,8 @@ void authz_stop(void **self);
 /* authz_handlers.c */
 extern const struct bus_handler authz_handlers[];
 /* facts NULL: no such key.  read_us: when they were asked of Postgres (CLOCK_BOOTTIME), 0 for cached ones. */
-void authz_answer(struct authz *authz, const struct bus_token *token, uint64_t needed, const struct authz_facts *facts,
-                  enum layer layer, uint64_t read_us);
+void authz_answer(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask,
+                  const struct authz_facts *facts, enum layer layer, uint64_t read_us);
 /* ERR_UNAVAILABLE: nobody can say now.  Never that the key is wrong. */
 void authz_answer_unavailable(struct authz *authz, const struct bus_token *token, const char *reason);
 

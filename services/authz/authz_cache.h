@@ -23,13 +23,13 @@ struct cache_entry {
     struct authz_facts *facts;     /* NULL: no such key */
 };
 
-/* known, unknown: most entries of each, 1 to 2^30. */
+/* known, unknown: most entries of each, 1 to 2^30.  Beside them a sixteenth of `known` for keys that have a reach. */
 enum err cache_new(size_t known, size_t unknown, struct cache **ret_cache) MUST_CHECK;
 void cache_destroy(struct cache **cache);
 
 /* NULL: not there, or expired.  Lives until the next call that changes the cache; `sequence` may be raised in place. */
 struct cache_entry *cache_find(struct cache *cache, const uint8_t digest[DIGEST_SIZE], uint64_t now_us);
-/* Replaces what was known of this digest; facts NULL: that there is no such key. */
+/* Replaces what was known of this digest, a copy of the facts and their reach; facts NULL: that there is no such key. */
 void cache_put(struct cache *cache, const uint8_t digest[DIGEST_SIZE], uint64_t sequence, uint64_t expires_us,
                const struct authz_facts *facts);
 void cache_drop(struct cache *cache, const uint8_t digest[DIGEST_SIZE]);

@@ -11,7 +11,8 @@ enum {
     FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAGS_ALL = 127
 };
 
-_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + DIGEST_SIZE <= ENTRY_SIZE_MAX,
+_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
+                   <= ENTRY_SIZE_MAX,
                "the longest entry must fit");
 
 static uint8_t *put_u64(uint8_t *at, uint64_t value)
@@ -28,6 +29,15 @@ static uint8_t *put_text(uint8_t *at, const char *text)
     *at++ = (uint8_t)length;
     memcpy(at, text, length);
     return at + length;
+}
+
+static uint8_t *put_reach(uint8_t *at, const struct authz_facts *facts)
+{
+    *at++ = (uint8_t)facts->reach_size;
+    *at++ = (uint8_t)(facts->reach_size >> 8);
+    if (facts->reach_size > 0)
+        memcpy(at, facts->reach, facts->reach_size);
+    return at + facts->reach_size;
 }
 
 static uint8_t flags_of(const struct authz_facts *facts)
@@ -55,6 +65,7 @@ size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], u
     at = put_u64(at, facts->scopes);
     at = put_u64(at, facts->rate_requests);
     at = put_u64(at, facts->rate_window_s);
+    at = put_reach(at, facts);
     digest_hmac(key->bytes, key->size, digest, DIGEST_SIZE, bytes, (size_t)(at - bytes), at);
     return (size_t)(at - bytes) + DIGEST_SIZE;
 }
@@ -86,6 +97,18 @@ static uint64_t get_u64(struct reader *reader)
 static uint8_t get_u8(struct reader *reader)
 {
     return take(reader, 1) ? *reader->at++ : 0;
+}
+
+static void get_reach(struct reader *reader, struct authz_facts *facts)
+{
+    const size_t low = get_u8(reader), size = low | (size_t)get_u8(reader) << 8;
+
+    if (!take(reader, size) || size == 0)
+        return;
+    reader->sound = reach_is_sound(reader->at, size);
+    facts->reach = reader->at;
+    facts->reach_size = size;
+    reader->at += size;
 }
 
 static void get_text(struct reader *reader, char *text, size_t limit)
@@ -133,6 +156,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     facts.scopes = get_u64(&reader);
     facts.rate_requests = get_u64(&reader);
     facts.rate_window_s = get_u64(&reader);
+    get_reach(&reader, &facts);
     if (!reader.sound || reader.at != reader.end)
         return ERR_MALFORMED;
     *ret_sequence = sequence;

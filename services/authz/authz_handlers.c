@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <string.h>
 
 #include "common/clock.h"
 #include "common/metrics.h"
@@ -25,8 +26,8 @@ static void count_layer(enum layer layer, bool known)
 
 /* The lease is looked at here, last: whatever held us up before, nothing old leaves.  An answer that Postgres itself gave
  * less than a lease ago is as good as a lease. */
-void authz_answer(struct authz *authz, const struct bus_token *token, uint64_t needed, const struct authz_facts *facts,
-                  enum layer layer, uint64_t read_us)
+void authz_answer(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask,
+                  const struct authz_facts *facts, enum layer layer, uint64_t read_us)
 {
     uint64_t now_us = clock_boottime_us();
     enum lease_state state = lease_state(&authz->lease, now_us);
@@ -38,7 +39,9 @@ void authz_answer(struct authz *authz, const struct bus_token *token, uint64_t n
         authz_answer_unavailable(authz, token, "lease");
         return;
     }
-    authz_decide(facts, needed, clock_unix_us(), &verdict);
+    authz_decide(facts, ask->needed, clock_unix_us(), &verdict);
+    if (facts != NULL)
+        authz_confine(facts, ask, &verdict);
     verdict.layer = layer;
     verdict.stale = state == LEASE_STALE;
     if (verdict.stale)
@@ -65,10 +68,21 @@ static const struct cache_entry *find_in_memory(struct authz *authz, const uint8
     return entry;
 }
 
+static struct authz_ask ask_of(const struct verdict_request *request)
+{
+    struct authz_ask ask = { .needed = request->needed, .tool_use = request->tool_use };
+
+    memcpy(ask.address, request->address, sizeof ask.address);
+    memcpy(ask.server, request->server, sizeof ask.server);
+    memcpy(ask.tool, request->tool, sizeof ask.tool);
+    return ask;
+}
+
 static void on_verdict_request(struct authz *authz, const struct bus_token *token, const struct verdict_request *request)
 {
     uint64_t now_us = clock_boottime_us();
     const struct cache_entry *entry;
+    struct authz_ask ask;
 
     if (request->method != AUTH_API_KEY || request->digest_size != DIGEST_SIZE) {
         struct verdict verdict = { .error = ERR_UNVERIFIED, .reason = "method", .auth_method = AUTH_NONE };
@@ -80,11 +94,12 @@ static void on_verdict_request(struct authz *authz, const struct bus_token *toke
         authz_answer_unavailable(authz, token, "lease");
         return;
     }
+    ask = ask_of(request);
     entry = find_in_memory(authz, request->digest, now_us);
     if (entry != NULL)
-        authz_answer(authz, token, request->needed, entry->facts, LAYER_MEMORY, 0);
+        authz_answer(authz, token, &ask, entry->facts, LAYER_MEMORY, 0);
     else
-        lookups_join(authz->lookups, request->digest, token, request->needed);
+        lookups_join(authz->lookups, request->digest, token, &ask);
 }
 DEFINE_BUS_HANDLER(struct authz, on_verdict_request, verdict_request)
 

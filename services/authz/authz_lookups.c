@@ -12,7 +12,7 @@
 
 struct waiter {
     struct bus_token token;
-    uint64_t needed;
+    struct authz_ask ask;
     uint32_t next;
 };
 
@@ -86,7 +86,7 @@ static void finish(struct lookup *lookup, enum err err, const struct authz_facts
         struct waiter *waiter = &all->waiters[i];
 
         if (err == ERR_OK || err == ERR_NOT_FOUND)
-            authz_answer(authz, &waiter->token, waiter->needed, facts, layer, read_us);
+            authz_answer(authz, &waiter->token, &waiter->ask, facts, layer, read_us);
         else
             authz_answer_unavailable(authz, &waiter->token, "store");
     }
@@ -158,22 +158,23 @@ static void begin(struct lookup *lookup)
         ask_postgres(lookup);
 }
 
-static uint32_t take_waiter(struct lookups *all, const struct bus_token *token, uint64_t needed)
+static uint32_t take_waiter(struct lookups *all, const struct bus_token *token, const struct authz_ask *ask)
 {
     uint32_t index = all->unused_waiters;
 
     if (index == NOWHERE)
         return NOWHERE;
     all->unused_waiters = all->waiters[index].next;
-    all->waiters[index] = (struct waiter){ *token, needed, NOWHERE };
+    all->waiters[index] = (struct waiter){ *token, *ask, NOWHERE };
     return index;
 }
 
-void lookups_join(struct lookups *all, const uint8_t digest[DIGEST_SIZE], const struct bus_token *token, uint64_t needed)
+void lookups_join(struct lookups *all, const uint8_t digest[DIGEST_SIZE], const struct bus_token *token,
+                  const struct authz_ask *ask)
 {
     uint32_t *place = place_of(all, digest);
     bool joins = *place != NOWHERE;
-    uint32_t waiter = joins || all->unused != NOWHERE ? take_waiter(all, token, needed) : NOWHERE;
+    uint32_t waiter = joins || all->unused != NOWHERE ? take_waiter(all, token, ask) : NOWHERE;
     struct lookup *lookup;
 
     if (waiter == NOWHERE) {

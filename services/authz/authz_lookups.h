@@ -19,6 +19,7 @@
 enum err lookups_new(struct authz *authz, struct lookups **ret_lookups) MUST_CHECK;
 void lookups_destroy(struct lookups **lookups);
 /* The answer goes out by authz_answer or authz_answer_unavailable, at once when there is no room or no store. */
-void lookups_join(struct lookups *lookups, const uint8_t digest[DIGEST_SIZE], const struct bus_token *token, uint64_t needed);
+void lookups_join(struct lookups *lookups, const uint8_t digest[DIGEST_SIZE], const struct bus_token *token,
+                  const struct authz_ask *ask);
 
 #endif

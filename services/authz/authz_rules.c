@@ -43,6 +43,15 @@ static void take_rate(const struct authz_row *row, struct authz_facts *facts)
     facts->rate_window_s = ((uint64_t)row->rate_window_ms + 999) / 1000;
 }
 
+/* false: the lists cannot be read. */
+static bool take_reach(const struct authz_row *row, struct authz_facts *facts)
+{
+    if (row->reach.addresses == NULL && row->reach.servers == NULL && row->reach.tools == NULL)
+        return true;
+    facts->reach = row->reach_room;
+    return reach_pack(&row->reach, row->reach_room, &facts->reach_size) == ERR_OK;
+}
+
 void authz_facts_of(const struct authz_row *row, const char *resource, struct authz_facts *ret_facts)
 {
     struct authz_facts facts = {
@@ -55,7 +64,7 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
 
     take_rate(row, &facts);
     /* "user:" and "org:" are put before a reference, and the longest user id of a message is AUTHZ_ID_MAX. */
-    facts.usable = row->key_id[0] != '\0' && row->reference_id[0] != '\0'
+    facts.usable = take_reach(row, &facts) && row->key_id[0] != '\0' && row->reference_id[0] != '\0'
                    && message_take_text(row->key_id, facts.key_id, AUTHZ_ID_MAX)
                    && message_take_text(row->reference_id, facts.reference_id, AUTHZ_ID_MAX - strlen("org:"))
                    && message_take_text(row->side_tenant_id, facts.side_tenant_id, AUTHZ_TENANT_MAX)
@@ -136,4 +145,38 @@ void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now
         refuse(v, ERR_DENIED, "tenant_suspended");
     else if (!scopes_cover(facts->scopes, needed))
         refuse(v, ERR_DENIED, "scope");
+}
+
+static void refuse_reach(struct verdict *verdict, const char *reason)
+{
+    if (verdict->error == ERR_OK)
+        refuse(verdict, ERR_DENIED, reason);
+}
+
+void authz_confine(const struct authz_facts *facts, const struct authz_ask *ask, struct verdict *verdict)
+{
+    const uint8_t *reach = facts->reach;
+    const size_t size = facts->reach_size;
+    const bool limits_tools = reach_limits(reach, size, REACH_TOOLS);
+
+    if (size == 0 || (verdict->error != ERR_OK && verdict->error != ERR_DENIED))
+        return;
+    if (!reach_holds_address(reach, size, ask->address)) {
+        *verdict = (struct verdict){ .auth_method = verdict->auth_method };
+        memcpy(verdict->key_id, facts->key_id, sizeof verdict->key_id);
+        refuse(verdict, ERR_UNVERIFIED, "address");
+        return;
+    }
+    if ((limits_tools || reach_limits(reach, size, REACH_SERVERS)) && ask->server[0] == '\0')
+        refuse_reach(verdict, "server");
+    else if (!reach_holds_server(reach, size, ask->server))
+        refuse_reach(verdict, "server");
+    else if (!limits_tools || ask->tool_use == TOOL_NONE)
+        return;
+    else if (ask->tool[0] != '\0' && reach_holds_tool(reach, size, ask->tool))
+        return;
+    else if (ask->tool[0] == '\0' && ask->tool_use == TOOL_LATER && verdict->error == ERR_OK)
+        refuse(verdict, ERR_TOOL_WANTED, "tool");
+    else
+        refuse_reach(verdict, "tool");
 }

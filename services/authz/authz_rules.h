@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/message.h"
+#include "common/reach.h"
 
 #define AUTHZ_ID_MAX          64u
 #define AUTHZ_TENANT_MAX      80u
@@ -21,6 +22,8 @@
 /* One row of mcpgw.credential; texts are never NULL, "" stands for NULL. */
 struct authz_row {
     const char *key_id, *reference_id, *side_tenant_id, *organization_id, *permissions;
+    struct reach_texts reach;
+    uint8_t *reach_room;              /* REACH_SIZE_MAX bytes that the facts' reach will lie in */
     uint64_t expires_us;              /* Unix time; 0: never */
     uint64_t organization_count;
     bool enabled, revoked;            /* enabled: NULL counts as true */
@@ -43,6 +46,15 @@ struct authz_facts {
     uint64_t expires_us;
     uint64_t scopes;                  /* closed under inheritance */
     uint64_t rate_requests, rate_window_s;
+    const uint8_t *reach;             /* from where it may be used and what it may reach (common/reach.h) */
+    size_t reach_size;                /* 0: nothing is limited */
+};
+
+/* What is asked of a key beside its digest: for what it is to be used. */
+struct authz_ask {
+    uint64_t needed;                  /* scopes */
+    uint64_t tool_use;                /* enum tool_use */
+    char address[47], server[65], tool[129];
 };
 
 /*
@@ -52,6 +64,7 @@ struct authz_facts {
  */
 uint64_t authz_scopes(const char *permissions, const char *resource);
 
+/* The facts' reach lies in the row's reach_room.  Lists that nobody can read make the key unusable. */
 void authz_facts_of(const struct authz_row *row, const char *resource, struct authz_facts *ret_facts);
 
 /*
@@ -66,5 +79,12 @@ enum err authz_tenant(const struct authz_facts *facts, char ret_tenant[AUTHZ_TEN
  * trail) and key_id tell them apart.  Sets neither `stale` nor `layer`.
  */
 void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now_us, struct verdict *ret_verdict);
+
+/*
+ * What the key's reach leaves of a good verdict.  An address it does not know is ERR_UNVERIFIED, as if there were no such
+ * key: a thief learns nothing.  A key for some servers or tools opens nothing that names no server; a tool that is not
+ * known yet is ERR_TOOL_WANTED.
+ */
+void authz_confine(const struct authz_facts *facts, const struct authz_ask *ask, struct verdict *verdict);
 
 #endif

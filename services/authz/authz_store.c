@@ -27,6 +27,7 @@ struct store {
     struct redis *redis;
     struct secret entry_key;    /* of cache_key and permission_resource, which facts depend on */
     char cache_s[24];
+    uint8_t reach[REACH_SIZE_MAX];    /* of the facts being told */
 
     store_changes_fn *changes_fn;
     void *changes_owner;
@@ -37,8 +38,12 @@ struct store {
 enum find_column {
     FIND_SEQUENCE, FIND_KEY_ID, FIND_REFERENCE_ID, FIND_SIDE_TENANT_ID, FIND_ORGANIZATION_ID, FIND_PERMISSIONS,
     FIND_EXPIRES_US, FIND_ORGANIZATION_COUNT, FIND_ENABLED, FIND_REVOKED, FIND_IS_ORGANIZATION, FIND_OWNER_EXISTS,
-    FIND_OWNER_BANNED, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS
+    FIND_OWNER_BANNED, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS, FIND_ADDRESSES,
+    FIND_SERVERS, FIND_TOOLS
 };
+
+/* NULL, or a mark that tells it from an empty list, and a line for each value. */
+#define LINES(column) "'=' || array_to_string(" column ", chr(10))"
 
 /* The change number comes from the snapshot of the row itself.  The digest is not unique in Better-Auth's table: two rows
  * of one digest are told by the second. */
@@ -51,7 +56,7 @@ static const struct postgres_statement find_statements[] = {
       "      ELSE (extract(epoch FROM c.expires_at) * 1000000)::bigint END,"
       " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
-      " c.rate_max, c.rate_window_ms"
+      " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools")
       " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.credential c ON c.digest = $1 LIMIT 2" },
     { 0 }
 };
@@ -163,6 +168,13 @@ bool store_uses_redis(const struct store *store)
     return store->redis != NULL;
 }
 
+static const char *lines_of(const PGresult *result, int column)
+{
+    const char *text = postgres_text(result, 0, column);
+
+    return text[0] == '\0' ? NULL : text + 1;
+}
+
 static struct authz_row row_of(const PGresult *result)
 {
     return (struct authz_row){
@@ -179,6 +191,8 @@ static struct authz_row row_of(const PGresult *result)
         .tenant_suspended = postgres_flag(result, 0, FIND_TENANT_SUSPENDED),
         .rate_is_set = postgres_flag(result, 0, FIND_RATE_IS_SET), .rate_max = postgres_i64(result, 0, FIND_RATE_MAX),
         .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS),
+        .reach = { .addresses = lines_of(result, FIND_ADDRESSES), .servers = lines_of(result, FIND_SERVERS),
+                   .tools = lines_of(result, FIND_TOOLS) },
     };
 }
 
@@ -199,6 +213,7 @@ static void on_found(void *owner, enum postgres_outcome outcome, PGresult *const
         return;
     }
     row = row_of(results[0]);
+    row.reach_room = call->store->reach;
     authz_facts_of(&row, call->store->config->permission_resource, &facts);
     /* Which of two rows Better-Auth would take is undefined; one may be disabled. */
     if (PQntuples(results[0]) > 1)

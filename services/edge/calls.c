@@ -161,7 +161,7 @@ static void count_attempt(const struct call *call)
                              : call->err == ERR_RATE_LIMITED ? 3
                                                              : 4;
 
-    if ((call->steps & CALL_VERDICT) != 0 && method >= AUTH_API_KEY && method <= AUTH_SESSION)
+    if ((call->steps & CALL_VERDICT) != 0 && call->err != ERR_TOOL_WANTED && method >= AUTH_API_KEY && method <= AUTH_SESSION)
         metric_add(rows[method][outcome], 1);
 }
 
@@ -309,6 +309,8 @@ void call_verdict_came(struct dispatch *d, struct slot *slot)
     histogram_observe_us(HISTOGRAM_verdict_latency, d->now_us - slot->step_us);
     if (err == ERR_OK)
         err = judge_object(slot->call);
+    if (err == ERR_TOOL_WANTED)
+        slot->call->steps &= ~CALL_RECORD;    /* it will be asked again: not decided yet */
     if (err != ERR_OK) {
         call_end(d, slot, err);
         return;

@@ -93,7 +93,7 @@ static void write_identity(struct answer *answer, const struct verdict *verdict)
 /* What the original caller needs, from the query. */
 struct need {
     uint64_t scopes;
-    char server[65];
+    char server[65], tool[129];
     bool for_nginx;
 };
 
@@ -121,7 +121,7 @@ static enum err parse_scopes(const char *text, uint64_t *ret_scopes)
 static enum err parse_need(const char *query, struct need *ret_need)
 {
     struct need need = { 0 };
-    char text[128];
+    char text[129];
     enum err err;
 
     if (*query != '\0') {
@@ -138,6 +138,9 @@ static enum err parse_need(const char *query, struct need *ret_need)
         err = query_find(query, "server", need.server, sizeof need.server);
         if (err == ERR_MALFORMED || (err == ERR_OK && need.server[0] == '\0'))
             return ERR_MALFORMED;
+        err = query_find(query, "tool", need.tool, sizeof need.tool);
+        if (err == ERR_MALFORMED || (err == ERR_OK && (need.tool[0] == '\0' || need.server[0] == '\0')))
+            return ERR_MALFORMED;
     }
     *ret_need = need;
     return ERR_OK;
@@ -147,8 +150,9 @@ static enum err parse_need(const char *query, struct need *ret_need)
  * The server a caller asks about opens to whom /mcp/{server} opens it.  One that is not registered opens to nobody; 403
  * tells it, because proxies make an error of their own of any other refusal.
  */
-static void need_server(const struct exchange *exchange, const char *slug, struct call *call)
+static void need_server(const struct exchange *exchange, const struct need *need, struct call *call)
 {
+    const char *slug = need->server;
     struct server_entry server;
     enum err err;
 
@@ -156,6 +160,8 @@ static void need_server(const struct exchange *exchange, const char *slug, struc
         return;
     text_copy(call->verdict_request.server, sizeof call->verdict_request.server, slug);
     text_copy(call->event.server, sizeof call->event.server, slug);
+    text_copy(call->verdict_request.tool, sizeof call->verdict_request.tool, need->tool);
+    text_copy(call->event.tool, sizeof call->event.tool, need->tool);
     err = servers_find(exchange->edge->servers, slug, &server);
     call->object_err = err == ERR_NOT_FOUND ? ERR_DENIED : err;
     if (err == ERR_OK)
@@ -219,7 +225,7 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
         const struct refusal refusal = {
             .err = ERR_MALFORMED,
             .for_nginx = need.for_nginx,
-            .detail = "scope, server or nginx in the query is empty, unknown, repeated or badly escaped"
+            .detail = "scope, server, tool or nginx in the query is empty, unknown, repeated or badly escaped, or tool has no server"
         };
 
         answer_refuse_early(exchange, &refusal, "query");
@@ -228,7 +234,7 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     call = gate_prepare(exchange, need.scopes, need.for_nginx);
     if (call == NULL)
         return;
-    need_server(exchange, need.server, call);
+    need_server(exchange, &need, call);
     take_originals(exchange, match, &call->event);
     if (!gate_pass(exchange, call, need.for_nginx))
         return;

@@ -138,6 +138,7 @@ bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx)
     dispatch_call(exchange->edge->dispatch, call);
     if (call->err == ERR_OK)
         return true;
-    answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
+    if (call->err != ERR_TOOL_WANTED)
+        answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
     return false;
 }

@@ -9,7 +9,8 @@
  * are VERDICT, CHARGE and RECORD.  NULL: the request carries no usable credential and is answered.
  */
 struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx);
-/* Makes the call.  false: it was refused, and that is answered. */
+/* Makes the call.  false: it was refused, and that is answered.
+ * ERR_TOOL_WANTED in call->err, which only who said TOOL_LATER can get, is left to the caller: nothing is answered yet. */
 bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx);
 /* Copies at most size - 1 bytes of printable ASCII; cut with "..." when longer, other bytes become '?'. */
 void gate_copy_text(char *into, size_t size, const char *text);

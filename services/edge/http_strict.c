@@ -20,6 +20,7 @@ static const struct {
     NAME(HTTP_X_FORWARDED_PROTO, "x-forwarded-proto"), NAME(HTTP_X_FORWARDED_HOST, "x-forwarded-host"),
     NAME(HTTP_CONTENT_TYPE, "content-type"), NAME(HTTP_CORS_HEADERS, "access-control-request-headers"),
     NAME(HTTP_COOKIE, "cookie"), NAME(HTTP_SEC_FETCH_SITE, "sec-fetch-site"),
+    NAME(HTTP_CONTENT_ENCODING, "content-encoding"), NAME(HTTP_IDEMPOTENCY_KEY, "idempotency-key"), NAME(HTTP_IF_MATCH, "if-match"),
 #undef NAME
 };
 

@@ -22,11 +22,13 @@
 #include "common/clock.h"
 #include "common/destination.h"
 #include "common/metrics.h"
+#include "common/reach.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/gate.h"
 #include "services/edge/problem.h"
 #include "services/edge/proxy_fields.h"
+#include "services/edge/tool.h"
 
 #define IDLE_CONNECTIONS 4L       /* kept per thread */
 #define TICK_MS          1000     /* longest wait before the timers are looked at */
@@ -792,7 +794,7 @@ static bool take_body(struct transfer *transfer)
     struct large *large;
     enum err err = ERR_OK;
 
-    if (!exchange->head->has_body)
+    if (!exchange->head->has_body || transfer->body != NULL)
         return true;
     large = exchange_large(exchange);
     if (large != NULL && !exchange->head->is_chunked && exchange->head->content_length <= sizeof large->request) {
@@ -881,6 +883,47 @@ static bool refuse_at_the_door(struct exchange *exchange, const struct route_mat
     return true;
 }
 
+/*
+ * The key reaches some tools only: the message is read before it is judged, which no other key waits for.
+ * false: refused and answered.
+ */
+static bool learn_tool(struct transfer *transfer)
+{
+    struct exchange *exchange = transfer->exchange;
+    struct call *call = transfer->call;
+    struct large *large = exchange_large(exchange);
+    struct refusal refusal = { .err = ERR_NO_MEMORY };
+
+    if (large != NULL && exchange->head->seen[HTTP_CONTENT_ENCODING] > 0)
+        refusal = (struct refusal){ .err = ERR_MALFORMED, .status = 415, .detail = "a key for some tools sends no encoded body" };
+    else if (large != NULL)
+        refusal.err = exchange_read_body(exchange, large->request, sizeof large->request, &transfer->body_size);
+    if (refusal.err == ERR_OK)
+        refusal.err = tool_find(large->request, transfer->body_size, call->verdict_request.tool);
+    if (refusal.err != ERR_OK) {
+        if (refusal.err == ERR_MALFORMED && refusal.detail == NULL)
+            refusal.detail = "a key for some tools sends one JSON-RPC message, with each member once";
+        answer_refuse_early(exchange, &refusal, "tool");
+        return false;
+    }
+    transfer->body = large->request;
+    call->verdict_request.tool_use = call->verdict_request.tool[0] != '\0' ? TOOL_UNKNOWN : TOOL_NONE;
+    text_copy(call->event.tool, sizeof call->event.tool, call->verdict_request.tool);
+    memset(&call->own, 0, sizeof call->own);
+    call->steps |= CALL_RECORD;
+    call->deadline_us = clock_monotonic_us() + exchange->edge->config->decision_ms * 1000;
+    return true;
+}
+
+static bool pass_gate(struct transfer *transfer)
+{
+    struct call *call = transfer->call;
+
+    if (gate_pass(transfer->exchange, call, false))
+        return true;
+    return call->err == ERR_TOOL_WANTED && learn_tool(transfer) && gate_pass(transfer->exchange, call, false);
+}
+
 void proxy_answer(struct exchange *exchange, const struct route_match *match)
 {
     struct transfer transfer = { .exchange = exchange, .client_fd = -1 };
@@ -901,7 +944,8 @@ void proxy_answer(struct exchange *exchange, const struct route_match *match)
     transfer.call->status_if_ok = found == ERR_OK ? 0 : (uint64_t)err_http_status(found);
     if (found == ERR_OK)
         text_copy(transfer.call->event.event, sizeof transfer.call->event.event, "decision");
-    if (!gate_pass(exchange, transfer.call, false))
+    transfer.call->verdict_request.tool_use = exchange->head->has_body ? TOOL_LATER : TOOL_NONE;
+    if (!pass_gate(&transfer))
         return;
     transfer.client = client_of(exchange);
     transfer.client_fd = exchange_fd(exchange);

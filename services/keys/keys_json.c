@@ -48,13 +48,20 @@ static json_t *metadata_of(const char *text)
     return value != NULL ? value : json_null();
 }
 
+static json_t *list_or_null(const char *json)
+{
+    json_t *list = json[0] == '\0' ? NULL : json_loads(json, 0, NULL);
+
+    return list != NULL ? list : json_null();
+}
+
 json_t *keys_json_key(const struct key_row *key, const char *resource)
 {
     char tenant[81] = "";
 
     if (keys_tenant(&key->facts, tenant) != ERR_OK)
         tenant[0] = '\0';
-    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "id",
+    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
                      key->id, "name", text_or_null(key->name), "start", text_or_null(key->start), "prefix",
                      text_or_null(key->prefix), "userId", key->facts.reference_id, "tenantId", text_or_null(tenant),
                      "scopes", keys_json_scopes(keys_permission_scopes(key->permissions, resource)), "enabled",
@@ -62,7 +69,9 @@ json_t *keys_json_key(const struct key_row *key, const char *resource)
                      "revokedReason", text_or_null(key->revoked_reason), "expiresAt", text_or_null(key->expires_at),
                      "createdAt", key->created_at, "updatedAt", key->updated_at, "createdBy",
                      text_or_null(key->created_by), "rateLimit", rate_of(key), "metadata", metadata_of(key->metadata),
-                     "lastUsedAt", text_or_null(key->last_used_at));
+                     "lastUsedAt", text_or_null(key->last_used_at), "allowedIps", list_or_null(key->addresses), "servers",
+                     list_or_null(key->servers), "tools", list_or_null(key->tools), "environment",
+                     text_or_null(key->environment));
 }
 
 json_t *keys_json_server(const struct server_row *server)
@@ -80,10 +89,11 @@ json_t *keys_json_context(const struct key_row *key, const char *resource)
     if (keys_tenant(&key->facts, tenant) != ERR_OK)
         return NULL;
     snprintf(user, sizeof user, "%s%.100s", key->facts.is_organization ? "org:" : "", key->facts.reference_id);
-    return json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:o}", "userId", user, "tenantId", tenant, "authMethod",
+    return json_pack("{s:s, s:s, s:s, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "userId", user, "tenantId", tenant, "authMethod",
                      auth_method_text(AUTH_API_KEY), "scopes", keys_json_scopes(scopes), "rateLimitTier",
                      tier_text((scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY), "keyId", key->id,
-                     "expiresAt", text_or_null(key->expires_at));
+                     "expiresAt", text_or_null(key->expires_at), "allowedIps", list_or_null(key->addresses), "servers",
+                     list_or_null(key->servers), "tools", list_or_null(key->tools));
 }
 
 static const char *title_of(int status)

@@ -351,9 +351,8 @@ static enum err take_rate(const json_t *value, struct key_fields *fields, struct
 static enum err refuse_unknown(const char *name, struct problem *reterr)
 {
     /* Part of the interface as designed; accepting one would promise what nobody enforces. */
-    static const char *const designed[] = { "allowedIps",     "allowedOrigins", "servers",   "tools",
-                                            "environment",    "notBefore",      "remaining", "refillAmount",
-                                            "refillInterval", "organizationId" };
+    static const char *const designed[] = { "allowedOrigins", "notBefore",      "remaining",
+                                            "refillAmount",   "refillInterval", "organizationId" };
 
     for (size_t i = 0; i < sizeof designed / sizeof designed[0]; i++) {
         if (strcmp(name, designed[i]) == 0)
@@ -365,6 +364,10 @@ static enum err refuse_unknown(const char *name, struct problem *reterr)
 
 static enum err take_key_field(const char *name, const json_t *value, struct key_fields *fields, struct problem *reterr)
 {
+    const char *fault = NULL;
+
+    if (keys_take_reach(name, value, &fields->reach, &fault))
+        return fault == NULL ? ERR_OK : refuse(reterr, name, fault);
     if (strcmp(name, "name") == 0) {
         fields->has_name = true;
         return take_name(value, fields->name) ? ERR_OK : refuse(reterr, name, "a text of 1 to 32 characters, or null");

@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/message.h"
 #include "common/operation.h"
+#include "services/keys/keys_reach.h"
 
 #define KEYS_NAME_MAX        32u            /* characters; Better-Auth's own limit */
 #define KEYS_NAME_SIZE       (KEYS_NAME_MAX * 4 + 1)
@@ -56,6 +57,7 @@ struct key_fields {
     uint64_t rate_requests, rate_window_s;    /* 0: no limit of its own */
     char metadata[KEYS_METADATA_MAX + 1];     /* "null" when there is none */
     char user_id[65], tenant_id[81];
+    struct key_reach reach;
 };
 
 struct server_fields {

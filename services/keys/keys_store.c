@@ -16,7 +16,8 @@ enum key_column {
     KEY_id, KEY_name, KEY_start, KEY_prefix, KEY_permissions, KEY_metadata, KEY_expires_at, KEY_created_at, KEY_updated_at,
     KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
     KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
-    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor
+    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor,
+    KEY_addresses, KEY_servers, KEY_tools, KEY_environment
 };
 /* In the order of enum key_column; the page (or row) of apikey is chosen first, then joined. */
 #define KEY_SELECT(page, order) \
@@ -25,9 +26,11 @@ enum key_column {
     " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms > 0, c.rate_max, c.rate_window_ms," \
     " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
     " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
-    " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id" \
+    " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id," \
+    " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment" \
     " FROM (SELECT x.* FROM public.apikey x " page ") a" \
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
+#define LIST(lines) "string_to_array(" lines ", chr(10))"
 #define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
 #define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") " FROM mcpgw.server "
 
@@ -72,7 +75,8 @@ static const struct postgres_statement statements[] = {
                     " SELECT $4, 'default', $5, $6, $7, 'mcp_', $8, NULL, NULL, NULL, true, $9::boolean, $10::int, $11::int, 0, NULL, NULL,"
                     " " NOW_MS " + make_interval(secs => $12::double precision), " NOW_MS ", " NOW_MS ", $13, $14"
                     " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $8)" },
-    { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by) SELECT $4, $5, $1 WHERE " CLAIMED
+    { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by, allowed_ips, servers, tools, environment)"
+                         " SELECT $4, $5, $1, " LIST("$6") ", " LIST("$7") ", " LIST("$8") ", $9 WHERE " CLAIMED
                          " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)" },
     /* A repeated create: the first answer, and with it the secret, never reached its caller.  A key that was given other
      * scopes or another owner since, or was revoked, is no longer what this request asked for.
@@ -93,6 +97,13 @@ static const struct postgres_statement statements[] = {
                     " \"rateLimitMax\" = CASE WHEN $10::boolean THEN $12::int ELSE \"rateLimitMax\" END,"
                     " metadata = coalesce($13, metadata)"
                     " WHERE id = $4 AND " CLAIMED },
+    { "key_reach", "INSERT INTO mcpgw.key AS k (key_id, allowed_ips, servers, tools, environment)"
+                   " SELECT $4, " LIST("$6") ", " LIST("$8") ", " LIST("$10") ", $12 WHERE " CLAIMED
+                   " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4) ON CONFLICT (key_id) DO UPDATE SET"
+                   " allowed_ips = CASE WHEN $5::boolean THEN excluded.allowed_ips ELSE k.allowed_ips END,"
+                   " servers = CASE WHEN $7::boolean THEN excluded.servers ELSE k.servers END,"
+                   " tools = CASE WHEN $9::boolean THEN excluded.tools ELSE k.tools END,"
+                   " environment = CASE WHEN $11::boolean THEN excluded.environment ELSE k.environment END" },
     { "key_enable", "UPDATE public.apikey SET enabled = $5::boolean, \"updatedAt\" = " NOW_MS " WHERE id = $4 AND " CLAIMED
                     " AND NOT ($5::boolean AND EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = $4 AND k.revoked_at IS NOT NULL))" },
     { "key_revoke", "INSERT INTO mcpgw.key AS k (key_id, created_by, revoked_at, revoked_reason)"
@@ -404,6 +415,10 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step = plan_claimed(&plan, "key_create_side", actor);
     step_value(step, actor->object);
     step_value(step, creation->tenant_id);
+    step_value(step, fields->reach.limits_addresses ? fields->reach.addresses : NULL);
+    step_value(step, fields->reach.limits_servers ? fields->reach.servers : NULL);
+    step_value(step, fields->reach.limits_tools ? fields->reach.tools : NULL);
+    step_value(step, text_or_null(fields->reach.environment));
 
     step = plan_claimed(&plan, "key_replace", actor);
     step_value(step, actor->fingerprint);
@@ -418,6 +433,21 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
 static void plan_lock_key(struct plan *plan, const struct store_actor *actor)
 {
     step_value(plan_add(plan, "key_lock"), actor->object);
+}
+
+static void plan_reach(struct plan *plan, const struct store_actor *actor, const struct key_reach *reach)
+{
+    struct postgres_step *step = plan_claimed(plan, "key_reach", actor);
+
+    step_value(step, actor->object);
+    step_value(step, flag(reach->has_addresses));
+    step_value(step, reach->limits_addresses ? reach->addresses : NULL);
+    step_value(step, flag(reach->has_servers));
+    step_value(step, reach->limits_servers ? reach->servers : NULL);
+    step_value(step, flag(reach->has_tools));
+    step_value(step, reach->limits_tools ? reach->tools : NULL);
+    step_value(step, flag(reach->has_environment));
+    step_value(step, text_or_null(reach->environment));
 }
 
 enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,
@@ -441,6 +471,8 @@ enum err store_update_key(struct store *store, const struct store_actor *actor, 
     step_value(step, rate.is_set ? rate.window_ms.text : NULL);
     step_value(step, rate.is_set ? rate.requests.text : NULL);
     step_value(step, fields->has_metadata ? fields->metadata : NULL);
+    if (keys_has_reach(&fields->reach))
+        plan_reach(&plan, actor, &fields->reach);
     return plan_run(&plan, store, actor, "key_get", fn, owner);
 }
 
@@ -557,6 +589,7 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
         .metadata = TEXT(metadata), .expires_at = TEXT(expires_at), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at),
         .last_used_at = TEXT(last_used_at), .revoked_at = TEXT(revoked_at), .revoked_reason = TEXT(revoked_reason),
         .created_by = TEXT(created_by), .cursor = TEXT(cursor),
+        .addresses = TEXT(addresses), .servers = TEXT(servers), .tools = TEXT(tools), .environment = TEXT(environment),
         .has_rate = postgres_flag(rows, row, KEY_has_rate), .rate_max = postgres_i64(rows, row, KEY_rate_max),
         .rate_window_ms = postgres_i64(rows, row, KEY_rate_window),
         .facts = {

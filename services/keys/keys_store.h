@@ -45,6 +45,7 @@ struct key_row {
     const char *expires_at, *created_at, *updated_at, *last_used_at, *revoked_at, *revoked_reason,
         *created_by; /* RFC 3339 */
     const char *cursor;
+    const char *addresses, *servers, *tools, *environment;     /* lists as JSON, "" for no limit */
     bool has_rate;
     int64_t rate_max, rate_window_ms;
     struct key_facts facts;

@@ -97,8 +97,8 @@ def sequence(database):
 # ---- refusals -----------------------------------------------------------------------------------
 
 BAD_FIELDS = [
-    ("allowedIps", ["10.0.0.0/8"], "not_enforced"), ("servers", ["a"], "not_enforced"), ("tools", ["t"], "not_enforced"),
-    ("environment", "test", "not_enforced"), ("colour", "red", "unprocessable"), ("name", "", "unprocessable"),
+    ("allowedIps", ["10.0.0.1/8"], "unprocessable"), ("servers", ["A"], "unprocessable"), ("tools", [], "unprocessable"),
+    ("environment", "Test", "unprocessable"), ("notBefore", "x", "not_enforced"), ("colour", "red", "unprocessable"), ("name", "", "unprocessable"),
     ("name", "x" * 33, "unprocessable"), ("scopes", [], "unprocessable"), ("scopes", ["root"], "unprocessable"),
     ("expiresIn", 0, "unprocessable"), ("expiresIn", "90d", "unprocessable"), ("expiresIn", 1.5, "unprocessable"),
     ("metadata", [1], "unprocessable"), ("metadata", {"constructor": 1}, "unprocessable"),
@@ -200,7 +200,8 @@ def test_the_value_is_shown_once(api):
     got = api.ok("key_get", object=made["id"])
     assert got == made and value not in json.dumps(api.ok("key_list"))
     assert set(got) == {"id", "name", "start", "prefix", "userId", "tenantId", "scopes", "enabled", "revokedAt", "revokedReason",
-                        "expiresAt", "createdAt", "updatedAt", "createdBy", "rateLimit", "metadata", "lastUsedAt"}
+                        "expiresAt", "createdAt", "updatedAt", "createdBy", "rateLimit", "metadata", "lastUsedAt",
+                        "allowedIps", "servers", "tools", "environment"}
 
 
 def test_a_key_stays_in_the_tenant_that_its_maker_acts_in(api, database):

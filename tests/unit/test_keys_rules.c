@@ -149,7 +149,7 @@ static void ids_hold_no_foreign_characters(void **state)
 
 static void fields_that_nothing_enforces_are_refused_by_name(void **state)
 {
-    static const char *const names[] = { "allowedIps", "servers", "tools", "environment", "remaining" };
+    static const char *const names[] = { "allowedOrigins", "notBefore", "remaining", "refillAmount" };
     struct key_fields fields;
     char text[100];
 

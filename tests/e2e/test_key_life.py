@@ -1,0 +1,55 @@
+"""Limits of a key and its life, through HTTP."""
+import pytest
+
+from conftest import mcp_call, tool_text
+
+
+def test_a_key_from_another_address_answers_as_an_unknown_one(gateway):
+    elsewhere = gateway.make_key(scopes=["read"], allowedIps=["192.0.2.0/24"])
+    here = gateway.make_key(scopes=["read"], allowedIps=["127.0.0.0/8"])
+    gone = gateway.make_key(scopes=["read"])
+    gateway.call("DELETE", f"/api/v1/keys/{gone['id']}")
+    seen = set()
+    for made in (elsewhere, gone):
+        answer = gateway.check(made["key"], "?scope=admin", headers={"X-Request-Id": "same"})
+        headers = {k: v for k, v in answer.headers.items() if k.lower() != "date"}
+        seen.add((answer.status_code, tuple(sorted(headers.items())), answer.text))
+    assert len(seen) == 1 and next(iter(seen))[0] == 401
+    assert gateway.check(here["key"]).status_code == 200
+    gateway.call("PATCH", f"/api/v1/keys/{here['id']}", json={"allowedIps": ["10.0.0.0/8"]})
+    assert gateway.check(here["key"]).status_code == 401
+
+
+def test_a_key_reaches_its_servers_only(gateway):
+    other = gateway.make_key(scopes=["admin", "proxy"], servers=["other"])
+    assert mcp_call(gateway, other["key"], "tools/list").status_code == 403
+    assert gateway.call("GET", "/api/v1/keys", key=other["key"]).status_code == 403
+    assert gateway.check(other["key"]).status_code == gateway.check(other["key"], "?server=example").status_code == 403
+    example = gateway.make_key(scopes=["proxy"], servers=["example"])
+    assert mcp_call(gateway, example["key"], "tools/list").status_code == 200
+    assert gateway.check(example["key"], "?server=example").status_code == 200
+
+
+def test_a_key_calls_its_tools_only(gateway):
+    made = gateway.make_key(scopes=["proxy"], tools=["echo"], rateLimit={"requests": 4, "window": 3600})
+    key = made["key"]
+    for params in ({"name": "add", "arguments": {"a": 1, "b": 2}}, {"name": "whoami"}):
+        assert mcp_call(gateway, key, "tools/call", params).status_code == 403
+    for body in (b'[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add"}}]', b"{",
+                 b'{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call","params":{"name":"add"}}'):
+        answer = gateway.call("POST", "/mcp/example", key=key, data=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, (body, answer.text)
+    answer = gateway.call("POST", "/mcp/example", key=key, data=b"{}", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+    assert tool_text(mcp_call(gateway, key, "tools/call", {"name": "echo", "arguments": {"text": "hi"}})) == "hi"
+    assert mcp_call(gateway, key, "tools/list").status_code == 200
+    assert gateway.check(key, "?server=example").status_code == 403
+    assert gateway.check(key, "?server=example&tool=add").status_code == 403
+    assert gateway.check(key, "?server=example&tool=echo").status_code == 200
+    # what was refused cost nothing
+    assert mcp_call(gateway, key, "initialize", {"protocolVersion": "2025-06-18", "capabilities": {},
+                                                 "clientInfo": {"name": "t", "version": "1"}}).status_code == 200
+    assert mcp_call(gateway, key, "tools/list").status_code == 429
+    called = gateway.wait_for_events(2, keyId=made["id"], tool="echo")
+    assert {event["outcome"] for event in called} == {"allowed"}
+    assert gateway.wait_for_events(1, keyId=made["id"], tool="add")[0]["outcome"] == "refused"
