@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "common/error.h"
 #include "common/scope.h"
@@ -84,6 +85,7 @@ struct issuer {
     char tenant[81];                   /* every token's tenant; "": by tenant_claim, by rules, else as for a user's key */
     struct issuer_rule rules[ISSUER_RULES_MAX];
     size_t rule_count;
+    uint64_t grants;                   /* scopes of every token, beside those of the rules */
     char scope_prefix[ISSUER_VALUE_MAX + 1];   /* before a scope's name when it is asked for (api://<client id>/) */
     struct issuer_list clients;        /* none: any */
 
@@ -109,7 +111,7 @@ struct issuers {
 /* What of the other settings the list needs (common/config.def). */
 struct issuers_options {
     const char *file;                  /* settings file; NULL or "": none */
-    const char *public_url;
+    const char *public_url;            /* NULL as "" */
     const char *azure_tenant_id, *azure_client_id;
     const struct secret *azure_client_secret;    /* NULL: none */
     bool with_secrets;                 /* false (edge): client_secret and client_secret_file are checked, not read */
@@ -124,7 +126,14 @@ enum err issuers_load(const struct issuers_options *options, struct issuers **re
 void issuers_destroy(struct issuers **issuers);    /* erases the secrets */
 
 const struct issuer *issuers_named(const struct issuers *issuers, const char *name);    /* NULL: none */
+/* The issuer that is asked about a value that is no JWT: the first whose opaque_prefix it has.  NULL: none. */
+const struct issuer *issuers_of_opaque(const struct issuers *issuers, const char *text, size_t size);
 const char *issuer_preset_text(enum issuer_preset preset);
+bool issuer_is_entra(const struct issuer *issuer);
+/* Does it have a key set (JWTs of it are accepted)? */
+bool issuer_has_keys(const struct issuer *issuer);
+/* Markdown table of the fields, for docs/oauth.md. */
+void issuers_document(FILE *out);
 /*
  * Is `iss` this issuer's?  For a template `directory` is the token's `tid` (NULL: absent): a GUID, within `iss`, and
  * one of azure_tenants.

@@ -99,7 +99,7 @@ struct jose_key_rule {
 };
 
 /* JOSE_FINE, or ALGORITHM, KEY_ID_MISSING, KEY_UNKNOWN, KEY_MISMATCH, KEY_ISSUER, SIGNATURE.  `algorithms`: bits. */
-enum jose_reason jose_token_verify(const struct jose_token *token, const struct jose_keys *keys, unsigned algorithms,
+enum jose_reason jose_token_verify(const struct jose_token *token, struct jose_keys *keys, unsigned algorithms,
                                    const struct jose_key_rule *rule) MUST_CHECK;
 
 /* A claim by name; a dotted path (realm_access.roles) where there is no claim of the whole name.  NULL: absent. */

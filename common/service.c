@@ -39,6 +39,7 @@ struct process {
     void *self;
     int signals;                     /* signalfd */
     char pid_path[512], ops_path[512];
+    struct issuers *issuers;
     bool draining;
     uint64_t drain_until_us;
 };
@@ -297,7 +298,8 @@ static enum err start(struct process *process, char *reterr, size_t reterr_size)
     if (err != ERR_OK)
         return err;
     ops_set_fact(process->ops, "running", false);
-    const struct service_context context = { .loop = process->loop, .ops = process->ops, .config = process->config };
+    const struct service_context context = { .loop = process->loop, .ops = process->ops, .config = process->config,
+                                             .issuers = process->issuers };
     err = type->start(&context, &process->self, reterr, reterr_size);
     if (err != ERR_OK)
         return err;
@@ -336,6 +338,7 @@ static void clean_up(struct process *process)
         if (process->rows[i].type == SETTING_SECRET)
             secret_wipe((struct secret *)(void *)((char *)process->config + process->rows[i].offset));
     free(process->config);
+    issuers_destroy(&process->issuers);
     free(process->rows);
 }
 
@@ -353,12 +356,28 @@ static enum exit_code run_subcommand(const struct process *process, const char *
     return EXIT_MISUSE;
 }
 
+/* Every program checks the list, so that none starts beside others that refuse it; two need its secrets. */
+static enum err load_issuers(struct process *process, const char *file, char *reterr, size_t reterr_size)
+{
+    const struct common_config *config = common_of(process);
+    const struct issuers_options options = {
+        .file = file, .public_url = config->public_url,
+        .azure_tenant_id = config->azure_tenant_id, .azure_client_id = config->azure_client_id,
+        .azure_client_secret = &config->azure_client_secret,
+        .with_secrets = process->type->role == SERVICE_AUTHZ || process->type->role == SERVICE_KEYS,
+    };
+
+    return issuers_load(&options, &process->issuers, reterr, reterr_size);
+}
+
 static enum exit_code obey(struct process *process, const struct invocation *invocation)
 {
     char why[512] = "";
 
     enum err err = settings_load(process->rows, process->row_count, invocation->file, process->config, why, sizeof why);
 
+    if (err == ERR_OK)
+        err = load_issuers(process, invocation->file, why, sizeof why);
     if (err != ERR_OK) {
         fprintf(stderr, "mcpgw-%s: %s\n", process->type->name, why);
         return EXIT_MISUSE;

@@ -14,6 +14,7 @@
 #include "common/bus.h"
 #include "common/config.h"
 #include "common/error.h"
+#include "common/issuers.h"
 #include "common/loop.h"
 #include "common/ops.h"
 
@@ -23,6 +24,7 @@ struct service_context {
     struct loop *loop;
     struct ops *ops;
     const void *config;              /* struct X_config */
+    const struct issuers *issuers;   /* the list `issuers:`, checked; lives as long as the process; secrets: authz and keys only */
 };
 
 struct service_type {

@@ -23,6 +23,7 @@
 #define PLACE_MAX         600u
 #define REMEMBERED_MAX    128u
 #define DEFAULT_PLACE     "default"
+#define ISSUERS_KEY       "issuers"
 #define VALUE_MAX         (SETTING_TEXT_MAX > SECRET_SIZE_MAX ? SETTING_TEXT_MAX : SECRET_SIZE_MAX)
 
 /* Names of all rows of all programs: one file and one environment may serve the whole suite. */
@@ -247,6 +248,7 @@ struct reading {
     const char *file;
     char key[VARIABLE_MAX];
     bool in_mapping;
+    size_t skipped_depth;      /* lists and mappings open below `issuers:` */
 };
 
 static void format_place(const struct reading *reading, const yaml_event_t *event, char place[PLACE_MAX])
@@ -262,6 +264,8 @@ static enum err take_key(struct reading *reading, const char *place, const char 
 
     const struct setting *row = row_named(reading->load, reading->key);
 
+    if (strcmp(reading->key, ISSUERS_KEY) == 0)
+        return ERR_OK;
     if (row == NULL && !settings_is_known_anywhere(reading->key))
         return refuse(reading->load, place, reading->key,
                       "no such setting; remove it or correct its name (--help lists them)");
@@ -291,11 +295,27 @@ static enum err take_scalar(struct reading *reading, const char *place, const ya
     return err;
 }
 
+/* The list of issuers is read by common/issuers.c.  true: this event belongs to it. */
+static bool skip_issuers(struct reading *reading, const yaml_event_t *event)
+{
+    if (reading->skipped_depth == 0 && (strcmp(reading->key, ISSUERS_KEY) != 0 || event->type == YAML_MAPPING_END_EVENT))
+        return false;
+    if (event->type == YAML_SEQUENCE_START_EVENT || event->type == YAML_MAPPING_START_EVENT)
+        reading->skipped_depth++;
+    else if (event->type == YAML_SEQUENCE_END_EVENT || event->type == YAML_MAPPING_END_EVENT)
+        reading->skipped_depth--;
+    if (reading->skipped_depth == 0)
+        reading->key[0] = '\0';
+    return true;
+}
+
 static enum err take_event(struct reading *reading, const yaml_event_t *event)
 {
     char place[PLACE_MAX];
     const char *name = reading->key[0] != '\0' ? reading->key : "(document)";
 
+    if (skip_issuers(reading, event))
+        return ERR_OK;
     format_place(reading, event, place);
     switch (event->type) {
     case YAML_SCALAR_EVENT:

@@ -23,6 +23,7 @@
 struct token_audience {
     uint64_t configured;                       /* bit i: audiences[i] of the issuer */
     bool is_origin;                            /* public_url itself */
+    bool is_any;                               /* made for our application, which serves this gateway alone (github, google) */
     uint8_t server_count;
     char servers[TOKEN_SERVERS_MAX][65];       /* slugs of public_url/mcp/<slug> */
 };
@@ -37,7 +38,8 @@ struct token_context {
     char token_id[129];                        /* jti or uti */
     uint64_t scopes;                           /* closed */
     enum tier tier;
-    int64_t expires_s, issued_s;               /* 0: not said (introspection only) */
+    int64_t expires_s;                         /* from then on it is refused: exp and the leeway; 0: not said (introspection only) */
+    int64_t issued_s;                          /* iat; 0: not said */
     bool second_factor;
     struct token_audience audience;
 };
