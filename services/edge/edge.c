@@ -15,6 +15,7 @@
 #include "services/edge/edge_http.h"
 #include "services/edge/exchange.h"
 #include "services/edge/forward_auth.h"
+#include "services/edge/identity.h"
 #include "services/edge/manage.h"
 #include "services/edge/metadata.h"
 #include "services/edge/path_list.h"
@@ -25,6 +26,7 @@
 #define FDS_PER_THREAD 6u     /* client, upstreams kept, wake-up and poll descriptors */
 #define FDS_OTHER      256u
 #define DRAIN_MS       500u
+#define IDENTITY_LOOK_MS 5000u    /* how soon a rotated key is published */
 
 const struct setting edge_settings[] = {
 #define SETTING(type, name, fallback, min, max, meaning) \
@@ -58,6 +60,9 @@ static void answer_route(struct exchange *exchange, const struct route_match *ma
         return;
     case ROUTE_metadata:
         metadata_answer(exchange, match);
+        return;
+    case ROUTE_jwks:
+        identity_answer_keys(exchange, match);
         return;
     case ROUTE_open_preflight:
         metadata_answer_preflight(exchange);
@@ -137,6 +142,25 @@ static enum err start_authorization(struct edge *edge, char *reterr, size_t rete
     return metadata_new(&options, &edge->metadata, reterr, reterr_size);
 }
 
+static void look_at_identity_keys(void *owner)
+{
+    struct edge *edge = owner;
+
+    identity_reload(edge->identity);
+}
+
+static enum err start_identity(struct edge *edge, char *reterr, size_t reterr_size)
+{
+    const struct edge_config *config = edge->config;
+    const struct identity_options options = { .directory = config->identity_keys, .issuer = config->common.public_url,
+                                              .ttl_s = config->identity_ttl_s, .publish_s = config->identity_publish_s };
+    const enum err err = identity_new(&options, &edge->identity, reterr, reterr_size);
+
+    if (err == ERR_OK && edge->identity != NULL)
+        edge->identity_timer = loop_every(edge->loop, IDENTITY_LOOK_MS, look_at_identity_keys, edge);
+    return err;
+}
+
 static enum err start_parts(struct edge *edge, char *reterr, size_t reterr_size)
 {
     const struct edge_config *config = edge->config;
@@ -155,6 +179,8 @@ static enum err start_parts(struct edge *edge, char *reterr, size_t reterr_size)
     if (err != ERR_OK)
         return err;
     err = start_authorization(edge, reterr, reterr_size);
+    if (err == ERR_OK)
+        err = start_identity(edge, reterr, reterr_size);
     if (err == ERR_OK)
         err = servers_new(&edge->servers);
     if (err == ERR_OK)
@@ -180,6 +206,9 @@ static void stop(void **self)
     streams_destroy(&edge->streams);
     servers_destroy(&edge->servers);
     metadata_destroy(&edge->metadata);
+    if (edge->identity_timer > 0)
+        loop_cancel(edge->loop, edge->identity_timer);
+    identity_destroy(&edge->identity);
     curl_global_cleanup();
     free(edge);
     *self = NULL;
@@ -196,6 +225,7 @@ static enum err start(const struct service_context *context, void **ret_self, ch
     curl_global_init(CURL_GLOBAL_DEFAULT);
     edge->config = context->config;
     edge->ops = context->ops;
+    edge->loop = context->loop;
     err = start_parts(edge, reterr, reterr_size);
     if (err != ERR_OK) {
         stop(&self);

@@ -20,6 +20,8 @@ struct edge_config {
 };
 
 struct edge_http;
+struct identity;
+struct loop;
 struct metadata;
 struct probes;
 struct exchange;
@@ -32,6 +34,9 @@ struct edge {
     struct streams *streams;
     struct dispatch *dispatch;
     struct metadata *metadata;
+    struct identity *identity;       /* NULL: callers' identities are not signed */
+    struct loop *loop;
+    int identity_timer;              /* 0: none */
     struct probes *probes;           /* NULL: none configured */
     struct edge_http *http;
     _Atomic bool is_draining;        /* every answer closes its connection */

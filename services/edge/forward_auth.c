@@ -13,6 +13,7 @@
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/gate.h"
+#include "services/edge/identity.h"
 #include "services/edge/query.h"
 
 static void write_scopes(struct writer *writer, uint64_t scopes)
@@ -66,6 +67,17 @@ void context_write(struct writer *writer, const struct verdict *verdict, const c
     writer_literal(writer, ",\"requestId\":");
     writer_json(writer, request_id);
     writer_literal(writer, "}");
+}
+
+/* For the server that was named; empty without one, so that no client's copy stays. */
+static void write_token(struct answer *answer, const struct verdict *verdict, const char *server)
+{
+    struct identity *identity = answer->exchange->edge->identity;
+    char token[IDENTITY_TOKEN_SIZE] = "";
+
+    if (identity != NULL && server[0] != '\0' && identity_token(identity, verdict, server, token) != ERR_OK)
+        token[0] = '\0';
+    answer_field(answer, "X-Mcpgw-Identity", token);
 }
 
 static void write_identity(struct answer *answer, const struct verdict *verdict)
@@ -241,6 +253,7 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     context_write(&body, &call->verdict, exchange->request_id);
     answer = answer_begin(exchange, 200);
     write_identity(&answer, &call->verdict);
+    write_token(&answer, &call->verdict, need.server);
     answer_rate(&answer, &call->charge);
     answer_send(&answer, "application/json", body.bytes, body.size);
 }

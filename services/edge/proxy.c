@@ -26,6 +26,7 @@
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/gate.h"
+#include "services/edge/identity.h"
 #include "services/edge/problem.h"
 #include "services/edge/proxy_fields.h"
 #include "services/edge/tool.h"
@@ -449,12 +450,24 @@ static bool add_client_fields(struct transfer *transfer)
            && (head->seen[HTTP_CONTENT_TYPE] > 0 || add_line(transfer, "Content-Type:"));
 }
 
+/* Who the caller is, signed: what upstreams that verify JWTs take, in the place of the client's own credential. */
+static bool add_token(struct transfer *transfer)
+{
+    struct identity *identity = transfer->exchange->edge->identity;
+    char value[sizeof "Bearer " + IDENTITY_TOKEN_SIZE] = "Bearer ";
+
+    if (identity == NULL)
+        return true;
+    return identity_token(identity, &transfer->call->verdict, transfer->server.slug, value + sizeof "Bearer " - 1) == ERR_OK
+           && add_field(transfer, "Authorization", value);
+}
+
 static bool add_identity(struct transfer *transfer)
 {
     const struct verdict *verdict = &transfer->call->verdict;
     char scopes[SCOPES_TEXT_MAX];
 
-    return add_field(transfer, "X-Mcpgw-User", verdict->user_id)
+    return add_token(transfer) && add_field(transfer, "X-Mcpgw-User", verdict->user_id)
            && add_field(transfer, "X-Mcpgw-Tenant", verdict->tenant_id)
            && add_field(transfer, "X-Mcpgw-Auth-Method", auth_method_text(verdict->auth_method))
            && add_field(transfer, "X-Mcpgw-Scopes", scopes_format(verdict->scopes, scopes))
