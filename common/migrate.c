@@ -109,15 +109,26 @@ static void ignore_notice(void *owner, const PGresult *notice)
     (void)notice;
 }
 
-enum err migrate_run(const char *service, const struct migration *migrations, const struct secret *url,
-                     char *reterr, size_t reterr_size)
+enum err migrate_run_with(const struct migrate_options *options, char *reterr, size_t reterr_size)
 {
-    OWNED(session_destroy) PGconn *connection = PQconnectdb(secret_text(url));
+    OWNED(session_destroy) PGconn *connection = PQconnectdb(secret_text(options->url));
+    enum err err;
 
     if (PQstatus(connection) != CONNECTION_OK)
         return refused(connection, "connect", reterr, reterr_size);
     PQsetNoticeReceiver(connection, ignore_notice, NULL);
-    if (!run(connection, prepare_sql))
+    if (!run(connection, prepare_sql) || (options->before != NULL && !run(connection, options->before)))
         return refused(connection, "prepare", reterr, reterr_size);
-    return apply_missing(connection, service, migrations, reterr, reterr_size);
+    err = apply_missing(connection, options->service, options->migrations, reterr, reterr_size);
+    if (err == ERR_OK && options->after != NULL && !run(connection, options->after))
+        return refused(connection, "finish", reterr, reterr_size);
+    return err;
+}
+
+enum err migrate_run(const char *service, const struct migration *migrations, const struct secret *url,
+                     char *reterr, size_t reterr_size)
+{
+    const struct migrate_options options = { .service = service, .migrations = migrations, .url = url };
+
+    return migrate_run_with(&options, reterr, reterr_size);
 }

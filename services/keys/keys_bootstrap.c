@@ -13,14 +13,12 @@
 
 #include "common/apikey.h"
 #include "common/cleanup.h"
-#include "common/migrate.h"
 #include "common/postgres.h"
 #include "common/scope.h"
 #include "services/keys/keys.h"
+#include "services/keys/shape.h"
 
 DEFINE_DESTROY(session_destroy, PGconn, PQfinish)
-
-extern const struct migration keys_migrations[];
 
 #define ADMIN_ID "admin"
 
@@ -56,14 +54,8 @@ static bool has_owner_url(const struct keys_config *config)
 int migrate_command(const void *settings)
 {
     const struct keys_config *config = settings;
-    char why[512] = "";
 
-    if (!has_owner_url(config))
-        return 2;
-    if (migrate_run("keys", keys_migrations, &config->owner_database_url, why, sizeof why) == ERR_OK)
-        return 0;
-    fprintf(stderr, "mcpgw-keys: migrate: %s\n", why);
-    return 3;
+    return has_owner_url(config) ? shape_migrate(config) : 2;
 }
 
 /* ---- bootstrap --------------------------------------------------------------------------------- */
@@ -111,18 +103,16 @@ static bool has_admin_key(PGconn *session, const char *resource, bool *ret_answe
     return false;
 }
 
-static bool insert_key(PGconn *session, const char *resource, const struct secret *key)
+static bool insert_key(PGconn *session, const struct keys_config *config, const struct secret *key)
 {
-    char permissions[256], digest_text[DIGEST_TEXT_SIZE], start[APIKEY_START + 1], id[KEYS_ID_SIZE];
-    const char *const values[] = { id, start, digest_text, permissions };
+    char permissions[256], stored[SHAPE_STORED_MAX], start[APIKEY_START + 1], id[KEYS_ID_SIZE];
+    const char *const values[] = { id, start, stored, permissions };
     OWNED(result_destroy) PGresult *user = NULL, *row = NULL;
-    uint8_t digest[DIGEST_SIZE];
 
     keys_make_id(id);
     snprintf(start, sizeof start, "%.*s", (int)APIKEY_START, secret_text(key));
-    apikey_digest(secret_text(key), key->size, digest);
-    base64url_encode(digest, sizeof digest, digest_text);
-    keys_format_permissions(SCOPE_ALL, resource, permissions, sizeof permissions);
+    shape_stored_key(config, key, stored);
+    keys_format_permissions(SCOPE_ALL, config->permission_resource, permissions, sizeof permissions);
     user = run(session,
                "INSERT INTO public.\"user\" (id, name, email, \"emailVerified\", \"createdAt\", \"updatedAt\", role)"
                " VALUES ('" ADMIN_ID "', 'Administrator', 'admin@localhost', true, date_trunc('milliseconds', now()),"
@@ -130,7 +120,7 @@ static bool insert_key(PGconn *session, const char *resource, const struct secre
                0, NULL);
     row = run(
         session,
-        "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\","
+        "INSERT INTO mcpgw.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\","
         " \"refillAmount\", \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\","
         " \"requestCount\", remaining, \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
         " VALUES ($1, 'default', 'administrator', $2, '" ADMIN_ID
@@ -154,12 +144,12 @@ static bool write_key(const struct secret *key)
     return close(fd) == 0 && is_written;
 }
 
-static int make_key(PGconn *session, const char *resource)
+static int make_key(PGconn *session, const struct keys_config *config)
 {
     OWNED(secret_wipe) struct secret key = { 0 };
 
     apikey_make(&key);
-    if (!insert_key(session, resource, &key))
+    if (!insert_key(session, config, &key))
         return complain("the key could not be stored", PQerrorMessage(session));
     /* The key is in its file before it counts: a crash between leaves a file with a key that opens nothing. */
     if (!write_key(&key))
@@ -199,5 +189,5 @@ int bootstrap_run(const void *settings)
         return complain(
             key_file,
             "exists, but no administrator's key in this database is enabled; remove the file to make a new one");
-    return make_key(session, config->permission_resource);
+    return make_key(session, config);
 }

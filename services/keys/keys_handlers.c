@@ -12,6 +12,7 @@
 #include "common/operation.h"
 #include "common/scope.h"
 #include "services/keys/keys_calls.h"
+#include "services/keys/shape.h"
 #include "services/keys/tenants.h"
 
 #define PERMISSIONS_SIZE 256u
@@ -54,19 +55,17 @@ static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult 
 
 static enum err create_key(struct pending *p)
 {
-    char permissions[PERMISSIONS_SIZE], digest_text[DIGEST_TEXT_SIZE], start[APIKEY_START + 1];
-    uint8_t digest[DIGEST_SIZE];
+    char permissions[PERMISSIONS_SIZE], stored[SHAPE_STORED_MAX], start[APIKEY_START + 1];
 
     keys_make_id(p->object);
     apikey_make(&p->made);
-    apikey_digest(secret_text(&p->made), p->made.size, digest);
-    base64url_encode(digest, sizeof digest, digest_text);
+    shape_stored_key(p->keys->config, &p->made, stored);
     snprintf(start, sizeof start, "%.*s", (int)APIKEY_START, secret_text(&p->made));
     /* Closed, because Better-Auth knows no inheritance: a key with write must pass its check for read too. */
     keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions,
                             sizeof permissions);
     return store_create_key(p->keys->store, &p->actor, &(struct key_creation){
-        .fields = &p->in.key, .permissions = permissions, .start = start, .digest = digest_text,
+        .fields = &p->in.key, .permissions = permissions, .start = start, .digest = stored,
         .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL }, on_key_created, p);
 }
 

@@ -28,7 +28,7 @@ enum key_column {
     " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
     " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id," \
     " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment" \
-    " FROM (SELECT x.* FROM public.apikey x " page ") a" \
+    " FROM (SELECT x.* FROM mcpgw.apikey x " page ") a" \
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
 #define LIST(lines) "string_to_array(" lines ", chr(10))"
 #define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
@@ -61,34 +61,34 @@ static const struct postgres_statement statements[] = {
     { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $4 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
                                  NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $5::boolean " NEWEST_FIRST("a")) },
     /* By each way a key comes to a tenant; what the rows themselves say decides. */
-    { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM public.apikey y WHERE y.\"referenceId\" = $4"
-                                    " UNION SELECT y.id FROM public.apikey y WHERE 'user:' || y.\"referenceId\" = $4 AND y.\"referenceId\" = substr($4, 6)"
+    { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM mcpgw.apikey y WHERE y.\"referenceId\" = $4"
+                                    " UNION SELECT y.id FROM mcpgw.apikey y WHERE 'user:' || y.\"referenceId\" = $4 AND y.\"referenceId\" = substr($4, 6)"
                                     " UNION SELECT y.key_id FROM mcpgw.key y WHERE y.tenant_id = $4"
-                                    " UNION SELECT y.id FROM public.member z JOIN public.apikey y ON y.\"referenceId\" = z.\"userId\""
+                                    " UNION SELECT y.id FROM public.member z JOIN mcpgw.apikey y ON y.\"referenceId\" = z.\"userId\""
                                     "       WHERE z.\"organizationId\" = $4) w ON w.id = x.id"
                                     " WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1))",
                                     "WHERE c.tenant_id = $4 " NEWEST_FIRST("a") " LIMIT $3::int") },
-    { "key_lock", "SELECT FROM public.apikey WHERE id = $1 FOR UPDATE" },
-    { "key_create", "INSERT INTO public.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
+    { "key_lock", "SELECT FROM mcpgw.apikey WHERE id = $1 FOR UPDATE" },
+    { "key_create", "INSERT INTO mcpgw.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
                     " \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\", \"requestCount\", remaining,"
                     " \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
                     " SELECT $4, 'default', $5, $6, $7, 'mcp_', $8, NULL, NULL, NULL, true, $9::boolean, $10::int, $11::int, 0, NULL, NULL,"
                     " " NOW_MS " + make_interval(secs => $12::double precision), " NOW_MS ", " NOW_MS ", $13, $14"
-                    " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $8)" },
+                    " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $8)" },
     { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by, allowed_ips, servers, tools, environment)"
                          " SELECT $4, $5, $1, " LIST("$6") ", " LIST("$7") ", " LIST("$8") ", $9 WHERE " CLAIMED
-                         " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)" },
+                         " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4)" },
     /* A repeated create: the first answer, and with it the secret, never reached its caller.  A key that was given other
      * scopes or another owner since, or was revoked, is no longer what this request asked for.
      * It was created once, so what happens to it now has another name in the trail. */
-    { "key_replace", "UPDATE public.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
+    { "key_replace", "UPDATE mcpgw.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
                      " WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt <> $3 AND r.fingerprint = $4 AND a.id = r.object"
                      " AND a.permissions = $7 AND a.\"referenceId\" = $8"
                      " AND NOT EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = a.id AND k.revoked_at IS NOT NULL)"
-                     " AND NOT EXISTS (SELECT FROM public.apikey x WHERE x.key = $5)"
+                     " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $5)"
                      " RETURNING set_config('mcpgw.event', 'key.updated', true)" },
     { "key_created", KEY_SELECT("WHERE x.id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)", "") },
-    { "key_update", "UPDATE public.apikey SET \"updatedAt\" = " NOW_MS ","
+    { "key_update", "UPDATE mcpgw.apikey SET \"updatedAt\" = " NOW_MS ","
                     " name = CASE WHEN $5::boolean THEN $6 ELSE name END,"
                     " permissions = coalesce($7, permissions),"
                     " \"expiresAt\" = CASE WHEN $8::boolean THEN " NOW_MS " + make_interval(secs => $9::double precision) ELSE \"expiresAt\" END,"
@@ -99,18 +99,18 @@ static const struct postgres_statement statements[] = {
                     " WHERE id = $4 AND " CLAIMED },
     { "key_reach", "INSERT INTO mcpgw.key AS k (key_id, allowed_ips, servers, tools, environment)"
                    " SELECT $4, " LIST("$6") ", " LIST("$8") ", " LIST("$10") ", $12 WHERE " CLAIMED
-                   " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4) ON CONFLICT (key_id) DO UPDATE SET"
+                   " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4) ON CONFLICT (key_id) DO UPDATE SET"
                    " allowed_ips = CASE WHEN $5::boolean THEN excluded.allowed_ips ELSE k.allowed_ips END,"
                    " servers = CASE WHEN $7::boolean THEN excluded.servers ELSE k.servers END,"
                    " tools = CASE WHEN $9::boolean THEN excluded.tools ELSE k.tools END,"
                    " environment = CASE WHEN $11::boolean THEN excluded.environment ELSE k.environment END" },
-    { "key_enable", "UPDATE public.apikey SET enabled = $5::boolean, \"updatedAt\" = " NOW_MS " WHERE id = $4 AND " CLAIMED
+    { "key_enable", "UPDATE mcpgw.apikey SET enabled = $5::boolean, \"updatedAt\" = " NOW_MS " WHERE id = $4 AND " CLAIMED
                     " AND NOT ($5::boolean AND EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = $4 AND k.revoked_at IS NOT NULL))" },
     { "key_revoke", "INSERT INTO mcpgw.key AS k (key_id, created_by, revoked_at, revoked_reason)"
-                    " SELECT $4, NULL, " NOW_MS ", $5 WHERE " CLAIMED " AND EXISTS (SELECT FROM public.apikey x WHERE x.id = $4)"
+                    " SELECT $4, NULL, " NOW_MS ", $5 WHERE " CLAIMED " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4)"
                     " ON CONFLICT (key_id) DO UPDATE SET revoked_reason = coalesce(k.revoked_reason, excluded.revoked_reason),"
                     " revoked_at = coalesce(k.revoked_at, excluded.revoked_at)" },
-    { "key_delete", "DELETE FROM public.apikey WHERE id = $4 AND " CLAIMED },
+    { "key_delete", "DELETE FROM mcpgw.apikey WHERE id = $4 AND " CLAIMED },
     { "key_delete_side", "DELETE FROM mcpgw.key WHERE key_id = $4 AND " CLAIMED },
 
     { "server_get", SERVER_SELECT "WHERE slug = $1" },
@@ -129,7 +129,7 @@ static const struct postgres_statement statements[] = {
                        " ORDER BY c.sequence" },
     { "events", "SELECT item, cursor FROM mcpgw.audit_page(nullif($1, '')::timestamptz, nullif($2, '')::timestamptz, nullif($3, ''),"
                 " nullif($4, ''), nullif($5, ''), $6::bigint, $7, $8::int)" },
-    { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM public.apikey),"
+    { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM mcpgw.apikey),"
                 " (SELECT count(*) FROM mcpgw.server) FROM mcpgw.change_sequence s" },
     { "prune", "SELECT mcpgw.prune()" },
     { NULL, NULL }

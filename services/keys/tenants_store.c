@@ -33,9 +33,9 @@ const struct postgres_statement tenants_statements[] = {
                           " WHERE id = $4 AND state <> $5 AND " CLAIMED },
     { "tenant_delete", "DELETE FROM mcpgw.tenant WHERE id = $4 AND " CLAIMED
                        " AND NOT EXISTS (SELECT FROM public.organization o WHERE o.id = $4)"
-                       " AND NOT EXISTS (SELECT FROM public.apikey a WHERE a.\"referenceId\" = $4)"
-                       " AND NOT EXISTS (SELECT FROM public.apikey a WHERE $4 LIKE 'user:%' AND a.\"referenceId\" = substr($4, 6))"
-                       " AND NOT EXISTS (SELECT FROM mcpgw.key k JOIN public.apikey a ON a.id = k.key_id WHERE k.tenant_id = $4)"
+                       " AND NOT EXISTS (SELECT FROM mcpgw.apikey a WHERE a.\"referenceId\" = $4)"
+                       " AND NOT EXISTS (SELECT FROM mcpgw.apikey a WHERE $4 LIKE 'user:%' AND a.\"referenceId\" = substr($4, 6))"
+                       " AND NOT EXISTS (SELECT FROM mcpgw.key k JOIN mcpgw.apikey a ON a.id = k.key_id WHERE k.tenant_id = $4)"
                        " AND NOT EXISTS (SELECT FROM mcpgw.server s WHERE s.tenant_id = $4)" },
     { NULL, NULL }
 };

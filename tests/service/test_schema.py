@@ -40,13 +40,14 @@ def facts(database):
 
 TABLES = ["public.apikey", 'public."user"', "public.session", "public.account", "public.verification", "public.organization", "public.member",
           "mcpgw.change_sequence", "mcpgw.change", "mcpgw.outbox", "mcpgw.key", "mcpgw.server", "mcpgw.request", "mcpgw.credential",
+          "mcpgw.apikey", "mcpgw.better_auth",
           "mcpgw.tenant", "mcpgw.tenant_state", "mcpgw.wanted_trigger", "mcpgw.migration", "audit.batch", "audit.watermark", "audit.quarantine"]
 RIGHTS = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
-KEYS_COLUMNS = {"public.apikey": "UPDATE", 'public."user"': "SELECT", "public.organization": "SELECT", "public.member": "SELECT"}
+KEYS_COLUMNS = {"mcpgw.apikey": "UPDATE", 'public."user"': "SELECT", "public.organization": "SELECT", "public.member": "SELECT"}
 ALLOWED = {
     "mcpgw_authz": {"mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"}, "mcpgw.credential": {"SELECT"},
                     "mcpgw.tenant_state": {"SELECT"}},
-    "mcpgw_keys": {"public.apikey": {"SELECT", "INSERT", "DELETE"}, "mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"},
+    "mcpgw_keys": {"mcpgw.apikey": {"SELECT", "INSERT", "DELETE"}, "mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"},
                    "mcpgw.outbox": {"SELECT"}, "mcpgw.credential": {"SELECT"}, "mcpgw.key": {"SELECT", "INSERT", "UPDATE", "DELETE"},
                    "mcpgw.server": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.request": {"SELECT", "INSERT"},
                    "mcpgw.tenant": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.tenant_state": {"SELECT"}, "audit.batch": {"SELECT"}},
@@ -77,12 +78,14 @@ ANYONE = ["CREATE TABLE mcpgw.x (a int)", "DROP TABLE mcpgw.change", "ALTER TABL
           "UPDATE \"user\" SET role = 'admin'", "DELETE FROM \"user\"", "INSERT INTO member VALUES ('x', 'o', 'u', 'owner', now())",
           "DELETE FROM mcpgw.migration", "DELETE FROM audit.batch", "UPDATE audit.batch SET count = 0", "COPY (SELECT 1) TO PROGRAM 'true'",
           "CREATE FUNCTION mcpgw.take_change() RETURNS int LANGUAGE sql AS 'SELECT 1'", "GRANT mcpgw_keys TO mcpgw_authz"]
+COLUMNS = ["id", "configId", "referenceId", "prefix", "refillInterval", "refillAmount", "lastRefillAt", "requestCount", "remaining", "lastRequest", "createdAt"]
 FORBIDDEN = {
     "mcpgw_authz": ANYONE + ["SELECT * FROM apikey", "SELECT * FROM mcpgw.outbox", "SELECT * FROM mcpgw.key", "SELECT * FROM mcpgw.server",
                              "SELECT * FROM mcpgw.request", "UPDATE apikey SET enabled = true", "INSERT INTO mcpgw.key (key_id) VALUES ('x')",
                              "UPDATE mcpgw.credential SET enabled = true", "SELECT mcpgw.prune()", "SELECT * FROM audit.event",
                              "SELECT * FROM \"user\"", "SELECT * FROM member"],
-    "mcpgw_keys": ANYONE + ["UPDATE apikey SET \"referenceId\" = 'x'", "UPDATE apikey SET id = 'x'", "UPDATE apikey SET \"requestCount\" = 0",
+    "mcpgw_keys": ANYONE + ["SELECT * FROM public.apikey", "INSERT INTO public.apikey (id) VALUES ('x')", "DELETE FROM public.apikey",
+                            *[f'UPDATE mcpgw.apikey SET "{column}" = NULL' for column in COLUMNS], "SELECT mcpgw.detach_better_auth()",
                             "UPDATE mcpgw.request SET object = 'x'", "DELETE FROM mcpgw.request", "INSERT INTO audit.watermark VALUES (gen_random_uuid(), 1, 1, 1)",
                             "UPDATE organization SET name = 'x'", "SELECT * FROM audit.watermark"],
     "mcpgw_audit": ANYONE + ["SELECT * FROM apikey", "SELECT * FROM mcpgw.credential", "SELECT * FROM mcpgw.change", "SELECT * FROM mcpgw.change_sequence",
@@ -129,7 +132,7 @@ def test_every_function_that_runs_as_its_owner_has_a_fixed_search_path(database)
 # ---- what is a change ---------------------------------------------------------------------------
 
 @pytest.mark.parametrize("statement", [
-    'UPDATE apikey SET "lastRequest" = now()', 'UPDATE apikey SET "requestCount" = 7', "UPDATE apikey SET remaining = 3",
+    'UPDATE apikey SET "lastRequest" = now()', 'UPDATE apikey SET "requestCount" = 7', "UPDATE apikey SET enabled = true",
     'UPDATE apikey SET "lastRefillAt" = now()', 'UPDATE apikey SET "updatedAt" = now()', "UPDATE apikey SET enabled = enabled",
     "UPDATE \"user\" SET name = 'x', image = 'y', role = 'z'", "UPDATE mcpgw.key SET created_by = 'x', revoked_reason = 'y'",
     "INSERT INTO mcpgw.key (key_id, revoked_at) VALUES ('no such key', now())", "INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('v', 'V', 'v', true)",
@@ -145,6 +148,7 @@ def test_what_no_verdict_depends_on_is_no_change(facts, statement):
     ("UPDATE apikey SET \"expiresAt\" = now()", "key.updated"), ("UPDATE apikey SET permissions = NULL", "key.updated"),
     ("UPDATE apikey SET \"configId\" = 'x'", "key.updated"), ("UPDATE apikey SET metadata = '{}'", "key.updated"),
     ("UPDATE apikey SET \"referenceId\" = 'v'", "key.updated"), ("UPDATE apikey SET \"rateLimitEnabled\" = true", "key.updated"),
+    ("UPDATE apikey SET remaining = 3", "key.updated"), ("UPDATE apikey SET \"refillAmount\" = 3", "key.updated"),
     ("UPDATE apikey SET \"rateLimitMax\" = 3", "key.updated"), ("UPDATE apikey SET \"rateLimitTimeWindow\" = 3", "key.updated"),
     ("DELETE FROM apikey", "key.deleted"), ("UPDATE mcpgw.key SET revoked_at = now()", "key.revoked"),
     ("UPDATE mcpgw.key SET tenant_id = 'x'", "key.updated"), ("DELETE FROM mcpgw.key", "key.updated"),
@@ -252,7 +256,7 @@ def test_what_a_transaction_does_to_one_key_is_told_once(facts):
     with facts.server.connect(facts.name, "mcpgw_keys") as connection, connection.transaction():
         connection.execute("SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.event', 'key.revoked', true),"
                            " set_config('mcpgw.actor_user_id', 'boss', true), set_config('mcpgw.request_id', 'r', true)")
-        connection.execute("UPDATE apikey SET enabled = false")
+        connection.execute("UPDATE mcpgw.apikey SET enabled = false")
         connection.execute("UPDATE mcpgw.key SET revoked_at = now()")
     assert len(changes(facts)) == before + 1
     assert facts.sql("SELECT event, source, actor_user_id, request_id FROM mcpgw.outbox ORDER BY sequence DESC LIMIT 1") == [("key.revoked", "api", "boss", "r")]
@@ -435,12 +439,3 @@ def test_tables_that_better_auth_made_are_kept(empty):
     with empty.connect("empty") as c:
         assert c.execute("SELECT id, banned FROM \"user\"").fetchall() == [("u", None)]
         assert c.execute("SELECT mcpgw.triggers_present()").fetchone() == (True,)
-
-
-def test_a_table_of_an_old_better_auth_is_refused_with_the_remedy(empty):
-    with empty.connect("empty", "mcpgw_owner") as c:
-        c.execute('CREATE TABLE apikey (id text PRIMARY KEY, key text NOT NULL, "userId" text NOT NULL, enabled boolean, "expiresAt" timestamp)')
-    done = migrate(empty, "empty")
-    assert done.returncode == 3 and "referenceId" in done.stderr and "Upgrade Better-Auth" in done.stderr
-    with empty.connect("empty") as c:
-        assert c.execute("SELECT count(*) FROM mcpgw.migration").fetchone() == (0,)

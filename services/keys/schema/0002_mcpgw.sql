@@ -88,7 +88,7 @@ SELECT a.key                                         AS digest,
        a."rateLimitMax"                              AS rate_max,
        a."rateLimitTimeWindow"                       AS rate_window_ms,
        (k.revoked_at IS NOT NULL)                    AS revoked,
-       k.tenant_id                                   AS side_tenant_id,
+       coalesce(k.tenant_id, a.tenant)               AS side_tenant_id,
        k.created_by                                  AS created_by,
        (o.id IS NOT NULL AND u.id IS NULL)           AS is_organization,
        (o.id IS NOT NULL OR u.id IS NOT NULL)        AS owner_exists,
@@ -96,7 +96,7 @@ SELECT a.key                                         AS digest,
        m.count                                       AS organization_count,
        m.organization_id                             AS organization_id,
        a."configId"                                  AS config_id
-FROM public.apikey a
+FROM mcpgw.apikey a
 LEFT JOIN mcpgw.key k ON k.key_id = a.id
 LEFT JOIN public."user" u ON u.id = a."referenceId"
 LEFT JOIN public.organization o ON o.id = a."referenceId"

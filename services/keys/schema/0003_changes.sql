@@ -72,50 +72,43 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mcpgw.on_apikey() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Tells of a row of mcpgw.apikey before and after (NULL: there was none, there is none); called by the trigger function
+-- that mcpgw.attach_triggers makes.
+CREATE FUNCTION mcpgw.tell_apikey(p_old jsonb, p_new jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_changed text[];
     v_event   text := 'key.updated';
     v_tenant  text;
 BEGIN
-    IF TG_OP = 'DELETE' THEN
-        SELECT k.tenant_id INTO v_tenant FROM mcpgw.key k WHERE k.key_id = OLD.id;
-        PERFORM mcpgw.take_change(1, OLD.key, OLD.id, OLD."referenceId", v_tenant, NULL, 'key.deleted',
-                                  jsonb_build_object('name', left(OLD.name, 64)));
-        RETURN NULL;
+    IF p_new IS NULL THEN
+        SELECT k.tenant_id INTO v_tenant FROM mcpgw.key k WHERE k.key_id = p_old->>'id';
+        PERFORM mcpgw.take_change(1, p_old->>'key', p_old->>'id', p_old->>'referenceId', v_tenant, NULL, 'key.deleted',
+                                  jsonb_build_object('name', left(p_old->>'name', 64)));
+        RETURN;
     END IF;
-    SELECT k.tenant_id INTO v_tenant FROM mcpgw.key k WHERE k.key_id = NEW.id;
-    IF TG_OP = 'INSERT' THEN
-        PERFORM mcpgw.take_change(1, NEW.key, NEW.id, NEW."referenceId", v_tenant, NULL, 'key.created',
-                                  jsonb_build_object('name', left(NEW.name, 64), 'permissions', left(NEW.permissions, 300)));
-        RETURN NULL;
+    SELECT k.tenant_id INTO v_tenant FROM mcpgw.key k WHERE k.key_id = p_new->>'id';
+    IF p_old IS NULL THEN
+        PERFORM mcpgw.take_change(1, p_new->>'key', p_new->>'id', p_new->>'referenceId', v_tenant, NULL, 'key.created',
+                                  jsonb_build_object('name', left(p_new->>'name', 64), 'permissions', left(p_new->>'permissions', 300)));
+        RETURN;
     END IF;
 
     SELECT array_agg(c.name) INTO v_changed
-    FROM (VALUES ('id', OLD.id IS DISTINCT FROM NEW.id),
-                 ('key', OLD.key IS DISTINCT FROM NEW.key),
-                 ('referenceId', OLD."referenceId" IS DISTINCT FROM NEW."referenceId"),
-                 ('enabled', OLD.enabled IS DISTINCT FROM NEW.enabled),
-                 ('expiresAt', OLD."expiresAt" IS DISTINCT FROM NEW."expiresAt"),
-                 ('permissions', OLD.permissions IS DISTINCT FROM NEW.permissions),
-                 ('configId', OLD."configId" IS DISTINCT FROM NEW."configId"),
-                 ('name', OLD.name IS DISTINCT FROM NEW.name),
-                 ('metadata', OLD.metadata IS DISTINCT FROM NEW.metadata),
-                 ('rateLimit', (OLD."rateLimitEnabled", OLD."rateLimitTimeWindow", OLD."rateLimitMax")
-                               IS DISTINCT FROM (NEW."rateLimitEnabled", NEW."rateLimitTimeWindow", NEW."rateLimitMax"))) AS c (name, is_so)
-    WHERE c.is_so;
+    FROM unnest(ARRAY['id', 'key', 'referenceId', 'enabled', 'expiresAt', 'permissions', 'configId', 'name', 'metadata', 'tenant',
+                      'rateLimitEnabled', 'rateLimitTimeWindow', 'rateLimitMax', 'refillAmount', 'refillInterval', 'remaining']) AS c (name)
+    WHERE p_old->c.name IS DISTINCT FROM p_new->c.name;
     IF v_changed = ARRAY['enabled'] THEN
-        v_event := CASE WHEN coalesce(NEW.enabled, true) THEN 'key.enabled' ELSE 'key.disabled' END;
+        v_event := CASE WHEN coalesce((p_new->>'enabled')::boolean, true) THEN 'key.enabled' ELSE 'key.disabled' END;
     END IF;
     -- The former digest (or id) may stand in caches too.
-    IF OLD.key IS DISTINCT FROM NEW.key OR OLD.id IS DISTINCT FROM NEW.id THEN
-        PERFORM mcpgw.take_change(1, OLD.key, OLD.id, OLD."referenceId", v_tenant, NULL, v_event,
+    IF p_old->>'key' IS DISTINCT FROM p_new->>'key' OR p_old->>'id' IS DISTINCT FROM p_new->>'id' THEN
+        PERFORM mcpgw.take_change(1, p_old->>'key', p_old->>'id', p_old->>'referenceId', v_tenant, NULL, v_event,
                                   jsonb_build_object('changed', v_changed, 'part', 'former secret'));
     END IF;
-    PERFORM mcpgw.take_change(1, NEW.key, NEW.id, NEW."referenceId", v_tenant, NULL, v_event,
-                              jsonb_build_object('changed', v_changed, 'name', left(NEW.name, 64)));
-    RETURN NULL;
+    PERFORM mcpgw.take_change(1, p_new->>'key', p_new->>'id', p_new->>'referenceId', v_tenant, NULL, v_event,
+                              jsonb_build_object('changed', v_changed, 'name', left(p_new->>'name', 64)));
+    RETURN;
 END
 $$;
 
@@ -127,7 +120,7 @@ DECLARE
     v_event text;
     v_key   record;
 BEGIN
-    SELECT a.key, a."referenceId" AS user_id INTO v_key FROM public.apikey a WHERE a.id = v_row.key_id;
+    SELECT a.key, a."referenceId" AS user_id INTO v_key FROM mcpgw.apikey a WHERE a.id = v_row.key_id;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -149,8 +142,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_key record;
 BEGIN
-    FOR v_key IN SELECT a.id, a.key FROM public.apikey a
-                 WHERE a."referenceId" = NEW.id AND a.xmin <> pg_current_xact_id()::xid ORDER BY a.id
+    FOR v_key IN SELECT a.id, a.key FROM mcpgw.apikey a
+                 WHERE a."referenceId" = NEW.id AND a.row_xmin <> pg_current_xact_id()::xid ORDER BY a.id
     LOOP
         PERFORM mcpgw.take_change(1, v_key.key, v_key.id, NEW.id, NULL, NULL, 'key.updated', jsonb_build_object('changed', ARRAY['owner']));
     END LOOP;
@@ -226,22 +219,6 @@ BEGIN
 END
 $$;
 
-CREATE CONSTRAINT TRIGGER mcpgw_created AFTER INSERT ON public.apikey
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mcpgw.on_apikey();
-CREATE CONSTRAINT TRIGGER mcpgw_deleted AFTER DELETE ON public.apikey
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mcpgw.on_apikey();
--- Never lastRequest, requestCount, remaining, lastRefillAt, updatedAt: Better-Auth writes those on every verify.
-CREATE CONSTRAINT TRIGGER mcpgw_updated AFTER UPDATE ON public.apikey
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    WHEN ((OLD.id, OLD.key, OLD."referenceId", OLD.enabled, OLD."expiresAt", OLD.permissions, OLD."configId", OLD.name, OLD.metadata,
-           OLD."rateLimitEnabled", OLD."rateLimitTimeWindow", OLD."rateLimitMax")
-          IS DISTINCT FROM
-          (NEW.id, NEW.key, NEW."referenceId", NEW.enabled, NEW."expiresAt", NEW.permissions, NEW."configId", NEW.name, NEW.metadata,
-           NEW."rateLimitEnabled", NEW."rateLimitTimeWindow", NEW."rateLimitMax"))
-    EXECUTE FUNCTION mcpgw.on_apikey();
-CREATE TRIGGER mcpgw_truncated AFTER TRUNCATE ON public.apikey
-    FOR EACH STATEMENT EXECUTE FUNCTION mcpgw.on_truncate('key.deleted');
-
 CREATE CONSTRAINT TRIGGER mcpgw_created AFTER INSERT ON mcpgw.key
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.tenant_id IS NOT NULL OR NEW.revoked_at IS NOT NULL)
     EXECUTE FUNCTION mcpgw.on_key();
@@ -303,14 +280,18 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_proc p ON p.oid = t.tgfoid
     JOIN pg_namespace f ON f.oid = p.pronamespace
     WHERE f.nspname = 'mcpgw' AND t.tgenabled IN ('O', 'A')
-      AND (n.nspname, c.relname, t.tgname) IN (
-          ('public', 'apikey', 'mcpgw_created'), ('public', 'apikey', 'mcpgw_deleted'), ('public', 'apikey', 'mcpgw_updated'), ('public', 'apikey', 'mcpgw_truncated'),
+      AND (CASE WHEN c.oid = (SELECT b.relation FROM mcpgw.better_auth b) THEN 'keys' ELSE n.nspname END,
+           CASE WHEN c.oid = (SELECT b.relation FROM mcpgw.better_auth b) THEN '' ELSE c.relname END, t.tgname) IN (
+          ('keys', '', 'mcpgw_created'), ('keys', '', 'mcpgw_deleted'), ('keys', '', 'mcpgw_updated'), ('keys', '', 'mcpgw_truncated'),
           ('mcpgw', 'key', 'mcpgw_created'), ('mcpgw', 'key', 'mcpgw_deleted'), ('mcpgw', 'key', 'mcpgw_updated'), ('mcpgw', 'key', 'mcpgw_truncated'),
           ('public', 'user', 'mcpgw_created'), ('public', 'user', 'mcpgw_deleted'), ('public', 'user', 'mcpgw_updated'), ('public', 'user', 'mcpgw_truncated'),
           ('public', 'member', 'mcpgw_changed'), ('public', 'member', 'mcpgw_updated'), ('public', 'member', 'mcpgw_truncated'),
           ('public', 'organization', 'mcpgw_created'), ('public', 'organization', 'mcpgw_deleted'), ('public', 'organization', 'mcpgw_updated'), ('public', 'organization', 'mcpgw_truncated'),
           ('mcpgw', 'server', 'mcpgw_changed'), ('mcpgw', 'server', 'mcpgw_updated'), ('mcpgw', 'server', 'mcpgw_truncated'))
 $$;
+
+-- Those of the table of keys.
+SELECT mcpgw.attach_better_auth();
 
 -- Called hourly by the keys service.  Changes are of use for minutes; outbox rows until audit has them (its watermark for
 -- the outbox's fixed producer), and a week more for people; requests as long as a client may repeat one.

@@ -25,12 +25,16 @@ GRANT USAGE ON SCHEMA mcpgw TO mcpgw_authz, mcpgw_keys, mcpgw_audit;
 -- authz reads.
 GRANT SELECT ON mcpgw.credential, mcpgw.change, mcpgw.change_sequence TO mcpgw_authz;
 GRANT EXECUTE ON FUNCTION mcpgw.triggers_present() TO mcpgw_authz;
+-- What a view calls is called by whoever reads the view.
+GRANT EXECUTE ON FUNCTION mcpgw.digest_of_plain(text), mcpgw.digest_of_hex(text), mcpgw.permissions_of(jsonb, text),
+    mcpgw.uses_are_spent(int, int, int, timestamptz) TO mcpgw_authz, mcpgw_keys;
 
 -- keys writes keys and servers, and sees of people what ownership needs.  Changes and events are the triggers' alone.
 GRANT USAGE ON SCHEMA public TO mcpgw_keys;
-GRANT SELECT, INSERT, DELETE ON public.apikey TO mcpgw_keys;
+GRANT SELECT, INSERT, DELETE ON mcpgw.apikey TO mcpgw_keys;
+-- Through the view only: it leads to the application's table, whatever that is called, and to no other column.
 GRANT UPDATE (name, start, key, enabled, "rateLimitEnabled", "rateLimitTimeWindow", "rateLimitMax", "expiresAt", "updatedAt",
-              permissions, metadata) ON public.apikey TO mcpgw_keys;
+              permissions, metadata) ON mcpgw.apikey TO mcpgw_keys;
 GRANT SELECT (id, name, banned, "banExpires") ON public."user" TO mcpgw_keys;
 GRANT SELECT (id, name, slug) ON public.organization TO mcpgw_keys;
 GRANT SELECT (id, "organizationId", "userId", role) ON public.member TO mcpgw_keys;

@@ -19,7 +19,7 @@ SELECT a.key                                         AS digest,
        a."rateLimitMax"                              AS rate_max,
        a."rateLimitTimeWindow"                       AS rate_window_ms,
        (k.revoked_at IS NOT NULL)                    AS revoked,
-       k.tenant_id                                   AS side_tenant_id,
+       coalesce(k.tenant_id, a.tenant)               AS side_tenant_id,
        k.created_by                                  AS created_by,
        (o.id IS NOT NULL AND u.id IS NULL)           AS is_organization,
        (o.id IS NOT NULL OR u.id IS NOT NULL)        AS owner_exists,
@@ -32,7 +32,7 @@ SELECT a.key                                         AS digest,
        k.allowed_ips                                 AS allowed_ips,
        k.servers                                     AS servers,
        k.tools                                       AS tools
-FROM public.apikey a
+FROM mcpgw.apikey a
 LEFT JOIN mcpgw.key k ON k.key_id = a.id
 LEFT JOIN public."user" u ON u.id = a."referenceId"
 LEFT JOIN public.organization o ON o.id = a."referenceId"
@@ -40,7 +40,7 @@ LEFT JOIN LATERAL (SELECT count(*) AS count,
                           CASE WHEN count(*) = 1 THEN min(x."organizationId") END AS organization_id
                    FROM public.member x WHERE x."userId" = a."referenceId") m ON true
 LEFT JOIN LATERAL (SELECT CASE WHEN o.id IS NOT NULL AND u.id IS NULL THEN a."referenceId"
-                               WHEN k.tenant_id <> '' THEN k.tenant_id
+                               WHEN coalesce(k.tenant_id, a.tenant) <> '' THEN coalesce(k.tenant_id, a.tenant)
                                WHEN m.count > 1 THEN NULL
                                ELSE coalesce(m.organization_id, 'user:' || a."referenceId") END AS id) n ON true
 LEFT JOIN mcpgw.tenant t ON t.id = n.id;
@@ -54,7 +54,7 @@ DECLARE
     v_changed text[];
     v_key     record;
 BEGIN
-    SELECT a.key, a."referenceId" AS user_id INTO v_key FROM public.apikey a WHERE a.id = v_row.key_id;
+    SELECT a.key, a."referenceId" AS user_id INTO v_key FROM mcpgw.apikey a WHERE a.id = v_row.key_id;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
