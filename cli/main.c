@@ -12,8 +12,8 @@
 #include "common/service.h"
 
 static const struct command *const groups[] = {
-    key_commands, server_commands, tenant_commands, audit_commands, status_commands, keygen_commands, bus_commands,
-    identity_commands, docs_commands
+    key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, status_commands,
+    keygen_commands, bus_commands, identity_commands, docs_commands
 };
 #define GROUPS (sizeof groups / sizeof groups[0])
 

@@ -14,6 +14,7 @@
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
+#include "services/keys/users.h"
 
 #define PERMISSIONS_SIZE 256u
 
@@ -542,6 +543,13 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_tenant_suspend] = begin_tenant_change,
     [OPERATION_tenant_resume] = begin_tenant_change,
     [OPERATION_tenant_delete] = begin_tenant_change,
+    [OPERATION_user_list] = begin_user_list,
+    [OPERATION_user_get] = begin_user_call,
+    [OPERATION_user_suspend] = begin_user_call,
+    [OPERATION_user_resume] = begin_user_call,
+    [OPERATION_user_sign_out] = begin_user_call,
+    [OPERATION_session_list] = begin_user_call,
+    [OPERATION_session_end] = begin_session_end,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)

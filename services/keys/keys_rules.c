@@ -699,6 +699,10 @@ static bool take_cursor(const char *text, enum page_kind kind, struct page_query
         memcpy(query->cursor, text, length + 1);
         return keys_slug_is_valid(text);
     }
+    if (kind == PAGE_OF_USERS) {
+        memcpy(query->cursor, text, length + 1);
+        return text[0] != '\0';
+    }
     if (digits == 0 || digits > 18 || text[digits] != '.' || id[0] == '\0')
         return false;
     query->cursor_us = strtoull(text, NULL, 10);
@@ -716,6 +720,10 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
     }
     if (strcmp(name, "cursor") == 0)
         return take_cursor(value, kind, query);
+    if (kind == PAGE_OF_USERS && strcmp(name, "tenant") == 0) {
+        snprintf(query->tenant_id, sizeof query->tenant_id, "%.80s", value);
+        return value[0] != '\0' && strlen(value) <= 80;
+    }
     if (kind != PAGE_OF_AUDIT)
         return false;
     if (strcmp(name, "from") == 0 || strcmp(name, "to") == 0) {

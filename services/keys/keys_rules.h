@@ -66,14 +66,15 @@ struct server_fields {
     bool enabled;
 };
 
-enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS };
+enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS };
 
-/* Query of a list.  Cursor: <Unix microseconds>.<id>, or a slug for servers and tenants. */
+/* Query of a list.  Cursor: <Unix microseconds>.<id>, a slug for servers and tenants, an id for users. */
 struct page_query {
     uint64_t limit;
     uint64_t cursor_us;
     char cursor[129];                                        /* "": the first page */
     char key_id[65], user_id[65], outcome[17];               /* audit_list; "": any */
+    char tenant_id[81];                                      /* of users; "": any */
     char from[33], to[33];                                   /* RFC 3339; "": open */
 };
 

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "services/keys/store_plan.h"
 #include "services/keys/tenants_store.h"
+#include "services/keys/users_store.h"
 
 #define STATEMENT_TIMEOUT_MS 2000u
 
@@ -140,7 +141,7 @@ static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
 
 static void gather_statements(void)
 {
-    static const struct postgres_statement *const tables[] = { statements, tenants_statements };
+    static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {

@@ -5,6 +5,7 @@
 
 #include "common/scope.h"
 #include "services/keys/keys_rules.h"
+#include "services/keys/tenants_rules.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
@@ -20,6 +21,7 @@ static void check_key(const struct key_fields *fields)
 static void try_body(const json_t *body)
 {
     char reason[KEYS_REASON_MAX + 1];
+    struct tenant_fields tenant;
     struct server_fields server;
     struct key_fields key;
     struct problem problem;
@@ -34,6 +36,8 @@ static void try_body(const json_t *body)
     if (keys_parse_verify(body, &text, &problem) == ERR_OK)
         assert(text != NULL);
     for (int is_new = 0; is_new < 2; is_new++) {
+        if (tenants_parse(body, is_new != 0, &tenant, &problem) == ERR_OK)
+            assert(!is_new || keys_slug_is_valid(tenant.slug));
         if (keys_parse_server(body, is_new != 0, &server, &problem) != ERR_OK)
             continue;
         assert(!server.has_url || keys_url_fault(server.url) == NULL);
@@ -51,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (size == 0)
         return 0;
     const struct view rest = { bytes + 1, size - 1 };
-    if (bytes[0] < 3) {
+    if (bytes[0] <= PAGE_OF_USERS) {
         if (keys_parse_page(&rest, (enum page_kind)bytes[0], &query, &problem) == ERR_OK)
             assert(query.limit >= 1 && query.limit <= KEYS_PAGE_MAX);
         return 0;

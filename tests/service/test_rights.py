@@ -106,6 +106,38 @@ def on_tenant_list(world, operation, actor, call):
     assert seen == ({"acme", "globex"} if rank == "OPERATOR" else {tenant} & {"acme", "globex"}), actor
 
 
+def on_user(status=200, oneself=None):
+    """A user of one's tenant; Better-Auth's rows are no tenant's own, so nothing of another's is seen."""
+    def check(world, operation, actor, call):
+        user, tenant, _, rank = ACTORS[actor]
+        for place, whom in {"own": user, **OWNERS}.items():
+            if whom.startswith("org:") or (whom == "admin" and operation in ("user_suspend", "user_resume")):
+                continue
+            seen = whom == user or rank == "OPERATOR" or (rank == "TENANT" and place == tenant)
+            expected = oneself if whom == user and oneself else status if seen else 404
+            assert call(object=whom)["status"] == expected, (operation, actor, place)
+            world.db.sql('UPDATE "user" SET banned = NULL')
+    return check
+
+
+def on_session(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    for place, whom in {"own": user, **OWNERS}.items():
+        if whom.startswith("org:"):
+            continue
+        world.serial += 1
+        world.db.sql('INSERT INTO session (id, "expiresAt", token, "updatedAt", "userId") VALUES (%s, now() + interval \'1 hour\', %s, now(), %s)',
+                     f"session{world.serial}", f"token{world.serial}", whom)
+        seen = whom == user or rank == "OPERATOR" or (rank == "TENANT" and place == tenant)
+        assert call(object=f"session{world.serial}")["status"] == (200 if seen else 404), (operation, actor, place)
+
+
+def on_user_list(world, operation, actor, call):
+    _, tenant, _, rank = ACTORS[actor]
+    seen = {item["id"] for item in call(query="limit=100").json["items"]}
+    assert ("max" in seen, "gil" in seen, "nils" in seen) == (rank == "OPERATOR" or tenant == "acme", rank == "OPERATOR" or tenant == "globex", rank == "OPERATOR")
+
+
 def allowed(status, body=None, **fields):
     """Who may make the call at all may make this one."""
     def check(world, operation, actor, call):
@@ -138,6 +170,8 @@ CHECKS = {
     "tenant_create": allowed(201, lambda w: {"slug": w.server(None)}), "tenant_list": on_tenant_list, "tenant_get": on_tenant_read,
     "tenant_update": allowed(200, {"name": "x"}, object="globex"), "tenant_suspend": allowed(200, object="globex"),
     "tenant_resume": allowed(200, object="globex"), "tenant_delete": allowed(409, object="globex"),
+    "user_list": on_user_list, "user_get": on_user(), "user_suspend": on_user(oneself=409), "user_resume": on_user(), "user_sign_out": on_user(),
+    "session_list": on_user(), "session_end": on_session,
     "audit_list": allowed(200), "status": allowed(200),
 }
 

@@ -43,11 +43,12 @@ TABLES = ["public.apikey", 'public."user"', "public.session", "public.account", 
           "mcpgw.apikey", "mcpgw.better_auth",
           "mcpgw.tenant", "mcpgw.tenant_state", "mcpgw.wanted_trigger", "mcpgw.migration", "audit.batch", "audit.watermark", "audit.quarantine"]
 RIGHTS = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
-KEYS_COLUMNS = {"mcpgw.apikey": "UPDATE", 'public."user"': "SELECT", "public.organization": "SELECT", "public.member": "SELECT"}
+KEYS_COLUMNS = {"mcpgw.apikey": {"UPDATE"}, 'public."user"': {"SELECT", "UPDATE"}, "public.organization": {"SELECT"}, "public.member": {"SELECT"},
+                "public.session": {"SELECT"}}
 ALLOWED = {
     "mcpgw_authz": {"mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"}, "mcpgw.credential": {"SELECT"},
                     "mcpgw.tenant_state": {"SELECT"}},
-    "mcpgw_keys": {"mcpgw.apikey": {"SELECT", "INSERT", "DELETE"}, "mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"},
+    "mcpgw_keys": {"mcpgw.apikey": {"SELECT", "INSERT", "DELETE"}, "public.session": {"DELETE"}, "mcpgw.change_sequence": {"SELECT"}, "mcpgw.change": {"SELECT"},
                    "mcpgw.outbox": {"SELECT"}, "mcpgw.credential": {"SELECT"}, "mcpgw.key": {"SELECT", "INSERT", "UPDATE", "DELETE"},
                    "mcpgw.server": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.request": {"SELECT", "INSERT"},
                    "mcpgw.tenant": {"SELECT", "INSERT", "UPDATE", "DELETE"}, "mcpgw.tenant_state": {"SELECT"}, "audit.batch": {"SELECT"}},
@@ -63,7 +64,7 @@ def test_a_role_has_its_grants_and_no_other(database, role):
         assert have == ALLOWED[role].get(table, set()), (role, table)
         columns = {right for right in ("SELECT", "INSERT", "UPDATE") if right not in have
                    and database.sql("SELECT has_any_column_privilege(%s, %s, %s)", role, table, right)[0][0]}
-        assert columns == ({KEYS_COLUMNS[table]} if role == "mcpgw_keys" and table in KEYS_COLUMNS else set()), (role, table)
+        assert columns == (KEYS_COLUMNS[table] if role == "mcpgw_keys" and table in KEYS_COLUMNS else set()), (role, table)
     attributes = database.sql("SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolpassword FROM pg_authid WHERE rolname = %s", role)
     assert attributes == [(False, False, False, False, False, None)]
     assert database.sql("SELECT count(*) FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = %s", role) == [(0,)]
@@ -74,7 +75,7 @@ ANYONE = ["CREATE TABLE mcpgw.x (a int)", "DROP TABLE mcpgw.change", "ALTER TABL
           "UPDATE mcpgw.change_sequence SET value = 0", "INSERT INTO mcpgw.change (sequence, at, kind) VALUES (99, now(), 1)", "DELETE FROM mcpgw.change",
           "INSERT INTO mcpgw.outbox (sequence, at, event, source) VALUES (99, now(), 'x', 'api')", "DELETE FROM mcpgw.outbox", "UPDATE mcpgw.outbox SET event = 'x'",
           "SELECT mcpgw.take_change(1, 'd', 'k', NULL, NULL, NULL, 'key.created', NULL)", "SELECT token FROM session", "SELECT password FROM account",
-          "SELECT email FROM \"user\"", "INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('x', 'x', 'x', true)",
+          "INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('x', 'x', 'x', true)",
           "UPDATE \"user\" SET role = 'admin'", "DELETE FROM \"user\"", "INSERT INTO member VALUES ('x', 'o', 'u', 'owner', now())",
           "DELETE FROM mcpgw.migration", "DELETE FROM audit.batch", "UPDATE audit.batch SET count = 0", "COPY (SELECT 1) TO PROGRAM 'true'",
           "CREATE FUNCTION mcpgw.take_change() RETURNS int LANGUAGE sql AS 'SELECT 1'", "GRANT mcpgw_keys TO mcpgw_authz"]
@@ -83,14 +84,13 @@ FORBIDDEN = {
     "mcpgw_authz": ANYONE + ["SELECT * FROM apikey", "SELECT * FROM mcpgw.outbox", "SELECT * FROM mcpgw.key", "SELECT * FROM mcpgw.server",
                              "SELECT * FROM mcpgw.request", "UPDATE apikey SET enabled = true", "INSERT INTO mcpgw.key (key_id) VALUES ('x')",
                              "UPDATE mcpgw.credential SET enabled = true", "SELECT mcpgw.prune()", "SELECT * FROM audit.event",
-                             "SELECT * FROM \"user\"", "SELECT * FROM member"],
-    "mcpgw_keys": ANYONE + ["SELECT * FROM public.apikey", "INSERT INTO public.apikey (id) VALUES ('x')", "DELETE FROM public.apikey",
-                            *[f'UPDATE mcpgw.apikey SET "{column}" = NULL' for column in COLUMNS], "SELECT mcpgw.detach_better_auth()",
+                             "SELECT * FROM \"user\"", "SELECT * FROM member", "SELECT email FROM \"user\""],
+    "mcpgw_keys": ANYONE + ["UPDATE \"user\" SET email = 'x'", "UPDATE session SET \"expiresAt\" = now()", "DELETE FROM member", "UPDATE apikey SET \"referenceId\" = 'x'", "UPDATE apikey SET id = 'x'", "UPDATE apikey SET \"requestCount\" = 0",
                             "UPDATE mcpgw.request SET object = 'x'", "DELETE FROM mcpgw.request", "INSERT INTO audit.watermark VALUES (gen_random_uuid(), 1, 1, 1)",
                             "UPDATE organization SET name = 'x'", "SELECT * FROM audit.watermark"],
     "mcpgw_audit": ANYONE + ["SELECT * FROM apikey", "SELECT * FROM mcpgw.credential", "SELECT * FROM mcpgw.change", "SELECT * FROM mcpgw.change_sequence",
                              "SELECT * FROM mcpgw.key", "SELECT * FROM \"user\"", "SELECT mcpgw.triggers_present()", "DELETE FROM audit.watermark",
-                             "SELECT mcpgw.prune()"],
+                             "SELECT mcpgw.prune()", "SELECT email FROM \"user\""],
 }
 
 

@@ -80,11 +80,13 @@ static void a_literal_segment_wins_over_a_name(void **state)
 /* What a holder of exactly one scope may call, written out by hand. */
 static const struct { enum scope scope; const char *opens; } table[] = {
     { SCOPE_READ, "POST /api/v1/keys/verify,GET /api/v1/keys,GET /api/v1/keys/{id},GET /api/v1/servers,"
-                  "GET /api/v1/servers/{slug},GET /api/v1/tenants,GET /api/v1/tenants/{id},GET /api/v1/context," },
+                  "GET /api/v1/servers/{slug},GET /api/v1/tenants,GET /api/v1/tenants/{id},"
+                  "GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,GET /api/v1/context," },
     { SCOPE_WRITE, "POST /api/v1/keys,GET /api/v1/keys,POST /api/v1/keys/verify,GET /api/v1/keys/{id},PATCH /api/v1/keys/{id},"
                    "DELETE /api/v1/keys/{id},POST /api/v1/keys/{id}/revoke,POST /api/v1/keys/{id}/enable,"
                    "POST /api/v1/keys/{id}/disable,GET /api/v1/servers,GET /api/v1/servers/{slug},GET /api/v1/tenants,"
-                   "GET /api/v1/tenants/{id},GET /api/v1/context," },
+                   "GET /api/v1/tenants/{id},GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,POST /api/v1/users/{id}/sign-out,"
+                   "DELETE /api/v1/sessions/{id},GET /api/v1/context," },
     { SCOPE_ADMIN, "*" },
     { SCOPE_PROXY, "POST /mcp/{server}/...,GET /mcp/{server}/...,HEAD /mcp/{server}/...,DELETE /mcp/{server}/...," },
     { SCOPE_METRICS, "GET /metrics," },
