@@ -48,6 +48,7 @@ struct jose_keys {
     size_t count, skipped;
     char skips[SKIPS_KEPT][SKIP_TEXT];
     EVP_MD_CTX *hash;
+    EVP_MD_CTX *whole;                   /* for Ed25519; a context that has verified does not hash any more */
     EVP_MD *digests[JOSE_ALGORITHM_COUNT];
     struct key list[JOSE_KEYS_MAX];
 };
@@ -294,6 +295,7 @@ void jose_keys_destroy(struct jose_keys **keys)
     for (size_t i = 0; i < JOSE_ALGORITHM_COUNT; i++)
         EVP_MD_free(old->digests[i]);
     EVP_MD_CTX_free(old->hash);
+    EVP_MD_CTX_free(old->whole);
     free(old);
 }
 
@@ -304,7 +306,8 @@ static struct jose_keys *keys_new(void)
     if (keys == NULL)
         return NULL;
     keys->hash = EVP_MD_CTX_new();
-    if (keys->hash == NULL)
+    keys->whole = EVP_MD_CTX_new();
+    if (keys->hash == NULL || keys->whole == NULL)
         return NULL;
     for (size_t i = 0; i < JOSE_ALGORITHM_COUNT; i++) {
         if (rows[i].digest[0] == '\0')
@@ -475,9 +478,9 @@ static EVP_PKEY_CTX *find_context(const struct jose_keys *keys, struct key *key,
 
 static bool verify_ed(const struct jose_keys *keys, const struct key *key, const struct jose_token *token)
 {
-    return EVP_MD_CTX_reset(keys->hash) == 1
-        && EVP_DigestVerifyInit(keys->hash, NULL, NULL, NULL, key->public_key) == 1
-        && EVP_DigestVerify(keys->hash, token->signature, token->signature_size,
+    return EVP_MD_CTX_reset(keys->whole) == 1
+        && EVP_DigestVerifyInit(keys->whole, NULL, NULL, NULL, key->public_key) == 1
+        && EVP_DigestVerify(keys->whole, token->signature, token->signature_size,
                             (const uint8_t *)token->text, token->signed_size) == 1;
 }
 
