@@ -91,7 +91,7 @@ static void print_help(const struct process *process)
     const struct service_type *type = process->type;
 
     printf("Usage: mcpgw-%s [--config FILE] [COMMAND]\n\n%s\n\n"
-           "  --config FILE    read settings from a YAML file (the environment wins over it)\n"
+           "  --config FILE    read settings from a YAML file (MCPGW_CONFIG; the environment wins over it)\n"
            "  --show-config    print every setting with its source and exit\n"
            "  --version        print the version and exit\n"
            "  --help           print this and exit\n", type->name, type->purpose);
@@ -112,8 +112,11 @@ static bool read_options(int argc, char **argv, struct invocation *invocation)
         { "config", required_argument, NULL, 'c' },
         { NULL, 0, NULL, 0 },
     };
+    const char *file = getenv("MCPGW_CONFIG");
     int option;
 
+    if (file != NULL && file[0] != '\0')
+        invocation->file = file;
     while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
         if (option == 'h')
             invocation->command = COMMAND_HELP;

@@ -37,7 +37,7 @@ void challenge_write(struct writer *head, const struct exchange *exchange, const
 {
     const struct reason *reason = reason_of(refusal);
     const bool has_scopes = refusal->needed_scopes != 0 && refusal->needed_scopes <= SCOPE_ALL;
-    char scopes[SCOPES_TEXT_MAX], url[600];
+    char scopes[METADATA_SCOPES_SIZE], url[600];
     struct writer text = writer_on(url, sizeof url - 1);
     bool is_first = true;
 
@@ -53,7 +53,7 @@ void challenge_write(struct writer *head, const struct exchange *exchange, const
         write_parameter(head, &is_first, "resource_metadata", url);
     }
     if (has_scopes)
-        write_parameter(head, &is_first, "scope", scopes_format(refusal->needed_scopes, scopes));
+        write_parameter(head, &is_first, "scope", metadata_format_scopes(exchange->edge->metadata, refusal->needed_scopes, scopes));
     if (is_first)
         write_parameter(head, &is_first, "realm", "mcpgw");    /* a challenge needs a parameter */
     writer_literal(head, "\r\n");

@@ -127,10 +127,6 @@ static enum err start_authorization(struct edge *edge, char *reterr, size_t rete
 {
     static const char *const guarded[] = { "/mcp", "/api/v1", "/auth/check", "/metrics", "/oauth", NULL };
     const struct edge_config *config = edge->config;
-    const struct metadata_options options = {
-        .public_url = config->common.public_url, .authorization_servers = config->authorization_servers,
-        .has_origin_resource = config->origin_resource,
-    };
     const char *entry = "";
     size_t length = 0;
 
@@ -139,7 +135,7 @@ static enum err start_authorization(struct edge *edge, char *reterr, size_t rete
                  length > 100 ? 100 : (int)length, entry);
         return ERR_UNPROCESSABLE;
     }
-    return metadata_new(&options, &edge->metadata, reterr, reterr_size);
+    return metadata_new(config->common.public_url, edge->issuers, config->origin_resource, &edge->metadata, reterr, reterr_size);
 }
 
 static void look_at_identity_keys(void *owner)
@@ -226,6 +222,7 @@ static enum err start(const struct service_context *context, void **ret_self, ch
     edge->config = context->config;
     edge->ops = context->ops;
     edge->loop = context->loop;
+    edge->issuers = context->issuers;
     err = start_parts(edge, reterr, reterr_size);
     if (err != ERR_OK) {
         stop(&self);

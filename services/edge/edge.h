@@ -21,6 +21,7 @@ struct edge_config {
 
 struct edge_http;
 struct identity;
+struct issuers;
 struct loop;
 struct metadata;
 struct probes;
@@ -33,6 +34,7 @@ struct edge {
     struct servers *servers;
     struct streams *streams;
     struct dispatch *dispatch;
+    const struct issuers *issuers;   /* the process's */
     struct metadata *metadata;
     struct identity *identity;       /* NULL: callers' identities are not signed */
     struct loop *loop;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
 
@@ -15,12 +16,12 @@
 
 struct metadata {
     char base[URL_MAX + 1];              /* public_url without a closing slash */
-    char servers[METADATA_SERVERS_MAX][URL_MAX + 1];
-    size_t server_count;                 /* 0: nothing is advertised */
+    const struct issuers *issuers;
+    const struct issuer *first;          /* that is advertised; NULL: there is no metadata */
     bool has_origin_resource;
 };
 
-/* An https URL (http for tests on this host) without query and fragment, of letters that need no escape anywhere. */
+/* An http or https URL without query and fragment, of letters that need no escape anywhere. */
 static bool is_url(const char *url, size_t length)
 {
     const size_t skip = length > 8 && memcmp(url, "https://", 8) == 0 ? 8 : length > 7 && memcmp(url, "http://", 7) == 0 ? 7 : 0;
@@ -28,59 +29,42 @@ static bool is_url(const char *url, size_t length)
     if (skip == 0 || length > URL_MAX || url[skip] == '/')
         return false;
     for (size_t i = 0; i < length; i++) {
-        if (!isalnum((unsigned char)url[i]) && strchr("-._~:/[]{}@!$&'()*+;=%", url[i]) == NULL)
+        if (!isalnum((unsigned char)url[i]) && strchr("-._~:/[]@!$&'()*+;=%", url[i]) == NULL)
             return false;
     }
     return true;
 }
 
-static enum err take_servers(struct metadata *metadata, const char *list, char *reterr, size_t reterr_size)
+static const struct issuer *first_advertised(const struct issuers *issuers)
 {
-    while (*list != '\0') {
-        size_t length;
-
-        list += strspn(list, ", ");
-        length = strcspn(list, ", ");
-        if (length == 0)
-            break;
-        if (metadata->server_count == METADATA_SERVERS_MAX || !is_url(list, length)) {
-            snprintf(reterr, reterr_size, "authorization_servers: %.*s: at most %u https URLs are expected",
-                     length > 100 ? 100 : (int)length, list, METADATA_SERVERS_MAX);
-            return ERR_UNPROCESSABLE;
-        }
-        memcpy(metadata->servers[metadata->server_count++], list, length);
-        list += length;
-    }
-    return ERR_OK;
+    for (size_t i = 0; issuers != NULL && i < issuers->count; i++)
+        if (issuers->list[i].advertise)
+            return &issuers->list[i];
+    return NULL;
 }
 
-enum err metadata_new(const struct metadata_options *options, struct metadata **ret_metadata, char *reterr,
-                      size_t reterr_size)
+enum err metadata_new(const char *public_url, const struct issuers *issuers, bool has_origin_resource,
+                      struct metadata **ret_metadata, char *reterr, size_t reterr_size)
 {
-    struct metadata *metadata = calloc(1, sizeof *metadata);
-    size_t length = strlen(options->public_url);
-    enum err err;
+    struct metadata *metadata;
+    size_t length = strlen(public_url);
 
+    while (length > 0 && public_url[length - 1] == '/')
+        length--;
+    if (length > 0 && !is_url(public_url, length)) {
+        snprintf(reterr, reterr_size, "public_url: %.100s: the https URL that clients use is expected, without query", public_url);
+        return ERR_UNPROCESSABLE;
+    }
+    metadata = calloc(1, sizeof *metadata);
     if (metadata == NULL)
         return ERR_NO_MEMORY;
-    while (length > 0 && options->public_url[length - 1] == '/')
-        length--;
-    metadata->has_origin_resource = options->has_origin_resource;
-    err = take_servers(metadata, options->authorization_servers, reterr, reterr_size);
-    if (err == ERR_OK && length > 0 && !is_url(options->public_url, length)) {
-        snprintf(reterr, reterr_size, "public_url: %.100s: the https URL that clients use is expected", options->public_url);
-        err = ERR_UNPROCESSABLE;
-    }
-    if (err == ERR_OK && metadata->server_count > 0 && length == 0) {
-        snprintf(reterr, reterr_size, "public_url: OAuth issuers need it, because clients are told absolute URLs and tokens "
-                 "name them: set it to the URL that clients use");
-        err = ERR_UNPROCESSABLE;
-    }
-    if (err != ERR_OK) {
-        metadata_destroy(&metadata);
-        return err;
-    }
-    memcpy(metadata->base, options->public_url, length);
+    metadata->issuers = issuers;
+    metadata->first = length > 0 ? first_advertised(issuers) : NULL;
+    metadata->has_origin_resource = has_origin_resource;
+    memcpy(metadata->base, public_url, length);
+    if (length == 0 && first_advertised(issuers) != NULL)
+        log_warn("no_oauth_metadata", log_text("reason", "public_url is not set"),
+                 log_text("effect", "MCP clients cannot discover where to log in"));
     *ret_metadata = metadata;
     return ERR_OK;
 }
@@ -106,7 +90,7 @@ bool metadata_write_url(const struct metadata *metadata, const char *path, struc
     const bool is_mcp = strncmp(path, MCP, sizeof MCP - 1) == 0;
     const size_t length = is_mcp ? slug_length(path + sizeof MCP - 1) : 0;
 
-    if (metadata == NULL || metadata->server_count == 0 || (length == 0 && (is_mcp || !metadata->has_origin_resource)))
+    if (metadata->first == NULL || (length == 0 && (is_mcp || !metadata->has_origin_resource)))
         return false;
     writer_text(writer, metadata->base);
     writer_literal(writer, WELL_KNOWN);
@@ -115,24 +99,44 @@ bool metadata_write_url(const struct metadata *metadata, const char *path, struc
     return true;
 }
 
+const char *metadata_format_scopes(const struct metadata *metadata, uint64_t scopes, char text[METADATA_SCOPES_SIZE])
+{
+    if (metadata->first == NULL)
+        return scopes_format(scopes, text);
+    return issuer_format_scopes(metadata->first, scopes, text, METADATA_SCOPES_SIZE);
+}
+
+/* Each name a string of its own. */
+static void write_scopes(struct writer *body, const struct metadata *metadata, uint64_t scopes)
+{
+    char names[METADATA_SCOPES_SIZE], *rest = NULL;
+
+    (void)metadata_format_scopes(metadata, scopes, names);
+    for (char *name = strtok_r(names, " ", &rest); name != NULL; name = strtok_r(NULL, " ", &rest)) {
+        if (name != names)
+            writer_literal(body, ",");
+        writer_json(body, name);
+    }
+}
+
 static void write_document(struct writer *body, const struct metadata *metadata, const char *slug)
 {
-    char scopes[SCOPES_TEXT_MAX];
+    const struct issuers *issuers = metadata->issuers;
     char resource[URL_MAX + sizeof MCP + 65];
 
     snprintf(resource, sizeof resource, "%s%s%s", metadata->base, *slug != '\0' ? MCP : "", slug);
     writer_literal(body, "{\"resource\":");
     writer_json(body, resource);
     writer_literal(body, ",\"authorization_servers\":[");
-    for (size_t i = 0; i < metadata->server_count; i++) {
-        if (i > 0)
+    for (size_t i = 0; i < issuers->count; i++) {
+        if (!issuers->list[i].advertise)
+            continue;
+        if (&issuers->list[i] != metadata->first)
             writer_literal(body, ",");
-        writer_json(body, metadata->servers[i]);
+        writer_json(body, issuers->list[i].authorization_server);
     }
     writer_literal(body, "],\"scopes_supported\":[");
-    writer_json(body, scopes_format(SCOPE_BIT(PROXY), scopes));
-    if (*slug == '\0')
-        writer_literal(body, ",\"read\",\"write\"");
+    write_scopes(body, metadata, *slug != '\0' ? SCOPE_BIT(PROXY) : SCOPE_BIT(PROXY) | SCOPE_BIT(READ) | SCOPE_BIT(WRITE));
     writer_literal(body, "],\"bearer_methods_supported\":[\"header\"],\"resource_name\":");
     writer_json(body, *slug != '\0' ? slug : "MCP Registry Gateway");
     writer_literal(body, "}");
@@ -153,8 +157,8 @@ void metadata_answer(struct exchange *exchange, const struct route_match *match)
     enum err err = ERR_OK;
 
     exchange->is_public = true;
-    if (metadata->server_count == 0) {
-        refuse(exchange, ERR_NOT_FOUND, "no OAuth issuer is configured here");
+    if (metadata->first == NULL) {
+        refuse(exchange, ERR_NOT_FOUND, "no OAuth issuer is advertised here");
         return;
     }
     if (match->object != NULL && match->object_length < sizeof slug && strcmp(match->rest, match->rest[0] == '/' ? "/" : "") == 0)

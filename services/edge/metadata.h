@@ -10,24 +10,26 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "common/issuers.h"
 #include "services/edge/exchange.h"
 #include "services/edge/routes.h"
 #include "services/edge/writer.h"
 
-#define METADATA_SERVERS_MAX 8u
+#define METADATA_SCOPES_SIZE 1024u
 
 struct metadata;
 
-struct metadata_options {
-    const char *public_url;              /* "": nothing is advertised */
-    const char *authorization_servers;   /* issuer URLs, comma-separated; clients use the first */
-    bool has_origin_resource;            /* everything here is also one resource, <public_url> */
-};
-
-/* ERR_UNPROCESSABLE: a URL that is none, too many, or no public_url; a sentence with the remedy is in reterr. */
-enum err metadata_new(const struct metadata_options *options, struct metadata **ret_metadata, char *reterr,
-                      size_t reterr_size) MUST_CHECK;
+/*
+ * `issuers` outlives it; those that are advertised are told in their order, because clients take the first.  Without
+ * public_url nothing is told, which is logged.  `has_origin_resource`: everything here is one resource too, <public_url>.
+ * ERR_UNPROCESSABLE: public_url is none; a sentence with the remedy is in reterr.
+ */
+enum err metadata_new(const char *public_url, const struct issuers *issuers, bool has_origin_resource,
+                      struct metadata **ret_metadata, char *reterr, size_t reterr_size) MUST_CHECK;
 void metadata_destroy(struct metadata **metadata);
+
+/* The scopes as the first advertised issuer names them, else as we do; what clients are to ask for. */
+const char *metadata_format_scopes(const struct metadata *metadata, uint64_t scopes, char text[METADATA_SCOPES_SIZE]);
 
 /*
  * Appends the URL of the document that describes what `path` (normalised) belongs to: that of /mcp/<slug>, else of the

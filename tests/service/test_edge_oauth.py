@@ -9,10 +9,22 @@ from recorded import KEYS, digest, load
 from test_edge import edge, start, upstream    # noqa: F401 (fixtures)
 
 PUBLIC = "https://gw.example"
-ISSUERS = {"MCPGW_PUBLIC_URL": PUBLIC + "/", "MCPGW_AUTHORIZATION_SERVERS": "https://auth.example/api/auth, https://second.example"}
+LIST = """
+issuers:
+  - {name: hidden, preset: oidc, issuer: "https://hidden.example", advertise: false}
+  - {name: first, preset: better-auth, issuer: "https://auth.example/api/auth"}
+  - {name: second, preset: oidc, issuer: "https://second.example"}
+"""
 METADATA = "/.well-known/oauth-protected-resource"
 TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ1In0.c2lnbmF0dXJl"
 COOKIE = "better-auth.session_token"
+
+
+@pytest.fixture
+def settings(tmp):
+    """Two issuers that are advertised and one that is not."""
+    (tmp / "mcpgw.yaml").write_text(LIST)
+    return {"MCPGW_PUBLIC_URL": PUBLIC + "/", "MCPGW_CONFIG": str(tmp / "mcpgw.yaml")}
 
 
 def sha256(text):
@@ -42,8 +54,8 @@ def ask_for_token_first(edge, **fields):
 
 # ---- refused ----------------------------------------------------------------------------------------------
 
-def test_what_cannot_be_one_credential_is_refused_and_nobody_is_asked(start):
-    edge = start(**ISSUERS)
+def test_what_cannot_be_one_credential_is_refused_and_nobody_is_asked(start, settings):
+    edge = start(**settings)
     for query, headers, status in (
             ("?access_token=" + TOKEN, {}, 400), ("?a=b&access_token", bearer(TOKEN), 400),
             ("", bearer(TOKEN + ", Bearer x"), 400), ("", bearer(""), 401), ("", bearer("not<a>token"), 401),
@@ -111,15 +123,15 @@ def test_without_issuers_there_is_no_metadata_and_no_pointer_to_it(edge):
     assert edge.check(key=None).headers["WWW-Authenticate"] == 'Bearer realm="mcpgw"'
 
 
-def test_each_server_has_its_document_and_the_root_has_none(start):
-    edge = start(**ISSUERS)
+def test_each_server_has_its_document_and_the_root_has_none(start, settings):
+    edge = start(**settings)
     for path in ("/mcp/wire", "/mcp/wire/"):
         answer = edge.call("GET", METADATA + path, key=None, headers={"Origin": "https://evil.example", "Host": "evil.example"})
         assert answer.status_code == 200 and answer.headers["Access-Control-Allow-Origin"] == "*"
         assert answer.headers["Content-Type"] == "application/json"
         assert answer.json() == {
             "resource": PUBLIC + "/mcp/wire", "authorization_servers": ["https://auth.example/api/auth", "https://second.example"],
-            "scopes_supported": ["proxy"], "bearer_methods_supported": ["header"], "resource_name": "wire"}
+            "scopes_supported": ["mcp:proxy"], "bearer_methods_supported": ["header"], "resource_name": "wire"}
     assert edge.call("HEAD", METADATA + "/mcp/wire", key=None).text == ""
     for path in ("", "/mcp/nowhere", "/mcp/wire/deeper", "/mcp/" + "a" * 80):
         assert edge.call("GET", METADATA + path, key=None).status_code == 404, path
@@ -129,28 +141,27 @@ def test_each_server_has_its_document_and_the_root_has_none(start):
     assert edge.peers.asked.empty()
 
 
-def test_an_operator_may_make_the_origin_a_resource(start):
-    edge = start(**ISSUERS, MCPGW_ORIGIN_RESOURCE="true")
+def test_an_operator_may_make_the_origin_a_resource(start, settings):
+    edge = start(**settings, MCPGW_ORIGIN_RESOURCE="true")
     assert edge.call("GET", METADATA, key=None).json()["resource"] == PUBLIC
     assert f'resource_metadata="{PUBLIC}{METADATA}"' in edge.check(key=None).headers["WWW-Authenticate"]
 
 
 @pytest.mark.parametrize("setting, value, named", [
-    ("MCPGW_PUBLIC_URL", "", "public_url"), ("MCPGW_PUBLIC_URL", "gw.example", "public_url"),
-    ("MCPGW_AUTHORIZATION_SERVERS", 'https://a"b', "authorization_servers"),
+    ("MCPGW_PUBLIC_URL", "gw.example", "public_url"), ("MCPGW_PUBLIC_URL", 'https://gw"', "public_url"),
     ("MCPGW_SECOND_FACTOR_PATHS", "/mcp,api/v1", "second_factor_paths")])
-def test_what_cannot_be_advertised_or_guarded_is_refused_at_start(service, tmp, setting, value, named):
-    process = service("edge", **{**ISSUERS, "MCPGW_SPOOL_DIR": str(tmp / "spool"), "MCPGW_BUS": f"ipc://{tmp}/edge-9", setting: value})
+def test_what_cannot_be_advertised_or_guarded_is_refused_at_start(service, tmp, settings, setting, value, named):
+    process = service("edge", **{**settings, "MCPGW_SPOOL_DIR": str(tmp / "spool"), "MCPGW_BUS": f"ipc://{tmp}/edge-9", setting: value})
     assert process.process.wait(20) == 2
     assert named in process.log()
 
 
-CHALLENGES = f'resource_metadata="{PUBLIC}{METADATA}/mcp/wire", scope="proxy"'
+CHALLENGES = f'resource_metadata="{PUBLIC}{METADATA}/mcp/wire", scope="mcp:proxy"'
 INVALID = 'Bearer error="invalid_token", error_description="The credential did not verify", ' + CHALLENGES
 
 
-def test_challenges_are_one_text_for_one_refusal(start):
-    edge = start(**ISSUERS)
+def test_challenges_are_one_text_for_one_refusal(start, settings):
+    edge = start(**settings)
     edge.replies("unknown", "allowed")
     seen = {name: edge.call("POST", path, key=key, headers=headers) for name, path, key, headers in (
         ("none", "/mcp/wire", None, {}), ("basic", "/mcp/wire/", None, {"Authorization": "Basic YTpi"}),
@@ -162,12 +173,12 @@ def test_challenges_are_one_text_for_one_refusal(start):
     assert seen["token"].json()["error"] == "invalid_token" and "error" not in seen["none"].json()
     assert all(answer.headers["Cache-Control"] == "no-store" for answer in seen.values())
     nasty = edge.call("POST", '/mcp/a"b,scope=x', key=None)
-    assert nasty.status_code == 401 and nasty.headers["WWW-Authenticate"] == 'Bearer scope="proxy"'
+    assert nasty.status_code == 401 and nasty.headers["WWW-Authenticate"] == 'Bearer scope="mcp:proxy"'
 
 
 @pytest.mark.parametrize("method, headers", [(1, {}), (2, bearer(TOKEN))])
-def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, headers):
-    edge = start(**ISSUERS)
+def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, headers, settings):
+    edge = start(**settings)
     verdict_of(edge, error=3, reason="scope", auth_method=method)
     answer = edge.call("POST", "/mcp/wire", key=None if headers else "ci", headers=headers)
     assert answer.status_code == 403
@@ -175,11 +186,11 @@ def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, head
         'Bearer error="insufficient_scope", error_description="The credential lacks a scope that this operation needs", ' + CHALLENGES)
     assert answer.json()["error"] == "insufficient_scope"
     answer = edge.check("?scope=admin,read", headers=headers)
-    assert answer.status_code == 403 and 'scope="read admin"' in answer.headers["WWW-Authenticate"]
+    assert answer.status_code == 403 and 'scope="mcp:read mcp:admin"' in answer.headers["WWW-Authenticate"]
 
 
-def test_a_second_factor_is_asked_for_where_it_is_configured(start):
-    edge = start(**ISSUERS, MCPGW_SECOND_FACTOR_PATHS="/mcp/wire,/api/v1/servers")
+def test_a_second_factor_is_asked_for_where_it_is_configured(start, settings):
+    edge = start(**settings, MCPGW_SECOND_FACTOR_PATHS="/mcp/wire,/api/v1/servers")
     verdict_of(edge, auth_method=2)
     edge.replies(charge="allowed", manage="server_list")
     for path in ("/mcp/wire", "/mcp/wire/x", "/api/v1/servers"):
