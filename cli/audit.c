@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cli/audit_proof.h"
 #include "cli/show.h"
 
 #define PATH_SIZE    1024u
@@ -176,6 +177,16 @@ static const struct option_row export_options[] = {
     { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
 };
 
+static const struct option_row verify_options[] = {
+    { "database", "URL", "Postgres (MCPGW_DATABASE_URL)" },
+    { "key", "FILE.pub", "public half of mcpgw-audit's checkpoint_key (MCPGW_AUDIT_KEY); FILE.old.pub beside it counts too" },
+    { "checkpoints", "PATH", "exported checkpoints, a directory or a file (MCPGW_AUDIT_CHECKPOINTS): without them an epoch that is"
+                             " gone as a whole is not missed" },
+    { "retention-days", "N", "retention_days of mcpgw-audit (90): older events may be gone" }, { 0 }
+};
+static const struct option_row prove_options[] = { { "database", "URL", "Postgres (MCPGW_DATABASE_URL)" }, { 0 } };
+static const struct option_row check_options[] = { { "key", "FILE.pub", "public half of checkpoint_key (MCPGW_AUDIT_KEY)" }, { 0 } };
+
 const struct command audit_commands[] = {
     { "audit", "tail", "", "the newest events",
       "  mcpgw audit tail --limit 5\n  mcpgw audit tail --follow --outcome refused\n",
@@ -183,5 +194,14 @@ const struct command audit_commands[] = {
     { "audit", "export", "", "all events, newest first",
       "  mcpgw audit export --json --since 24h > day.jsonl\n  mcpgw audit export --json --key KEY_ID\n",
       export_options, 0, 0, true, audit_export },
+    { "audit", "verify", "", "hold the stored trail against its signed checkpoints; exit code 1: it was touched",
+      "  mcpgw audit verify\n  mcpgw audit verify --checkpoints /mnt/worm/checkpoints --json\n",
+      verify_options, 0, 0, false, audit_verify },
+    { "audit", "prove", "ID", "print a proof that the signed trail holds this event",
+      "  mcpgw audit prove 019a0000-0000-7000-8000-000000000000-3-1207 > proof.json\n", prove_options, 1, 1, false, audit_prove },
+    { "audit", "check-proof", "FILE", "check such a proof, with nothing but the public key",
+      "  mcpgw audit check-proof proof.json --key checkpoint.key.pub\n", check_options, 1, 1, false, audit_check_proof },
+    { "audit", "keygen", "FILE", "make the key that signs the trail, and FILE.pub that verifies it",
+      "  mcpgw audit keygen /etc/mcpgw/checkpoint.key\n", NULL, 1, 1, false, audit_keygen },
     { 0 }
 };

@@ -94,3 +94,18 @@ enum err environment_load(struct cli *cli, const char *url)
     OPENSSL_cleanse(text, sizeof text);
     return err;
 }
+
+const char *environment_value(const char *name, char *buffer, size_t size)
+{
+    const char *value = getenv(name), *home = getenv("MCPGW_HOME");
+    char path[1024], text[ENV_FILE_SIZE] = "";
+    size_t length;
+    bool is_found;
+
+    if (value != NULL && *value != '\0')
+        return value;
+    snprintf(path, sizeof path, "%s/env", home != NULL && *home != '\0' ? home : "var");
+    is_found = file_read(path, text, sizeof text, &length) == ERR_OK && assignment_find(text, name, buffer, size) == ERR_OK;
+    OPENSSL_cleanse(text, sizeof text);
+    return is_found ? buffer : NULL;
+}

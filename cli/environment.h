@@ -12,4 +12,7 @@ enum err file_read(const char *path, char *buffer, size_t size, size_t *ret_size
 /* Fills url and api_key; complains with the remedy. */
 enum err environment_load(struct cli *cli, const char *url) MUST_CHECK;
 
+/* A variable of the environment, else of $MCPGW_HOME/env; NULL: neither has it, or it does not fit. */
+const char *environment_value(const char *name, char *buffer, size_t size);
+
 #endif

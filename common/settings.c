@@ -43,7 +43,7 @@ static const char *const names_anywhere[] = {
 };
 
 /* Read by the operator's command and by `make up`, not by a service. */
-static const char *const names_of_tools[] = { "url", "api_key", "home", "listen", "config" };
+static const char *const names_of_tools[] = { "url", "api_key", "home", "listen", "config", "audit_key", "audit_checkpoints" };
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 

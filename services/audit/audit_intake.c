@@ -39,7 +39,9 @@ struct stream {
     uint8_t head[DIGEST_SIZE];           /* mac of the last block taken */
     bool has_head;                       /* false: the next block may follow anything */
     uint64_t refused_seq;                /* behind the block that did not continue the chain; 0: none */
+    bool is_authentic;                   /* a block carried the MAC of our key: all that follow must */
     bool is_tampered;                    /* the watermark is not what we signed: nothing more is signed */
+    bool is_unproven;                    /* told already that it carries no MAC of our key */
     bool is_told_closed, is_closed;
     uint64_t replay_seq, replay_next_us; /* where the replay began; not asked for again before */
     unsigned replays;                    /* fruitless ones in a row */
@@ -119,7 +121,7 @@ static void stream_forget(struct stream *stream, uint64_t retry_us)
     stream->state = STREAM_NEW;
     stream->retry_us = retry_us;
     stream->generation++;
-    stream->is_replaying = stream->has_head = stream->is_closed = false;
+    stream->is_replaying = stream->has_head = stream->is_closed = stream->is_authentic = false;
     stream->refused_seq = 0;
     stream->replay_next_us = 0;
 }
@@ -243,22 +245,42 @@ static bool stream_has_room(const struct stream *stream)
     return stream->columns == NULL || !batch_is_full(columns_count(stream->columns), columns_bytes(stream->columns));
 }
 
-/* Does the block stand where the producer wrote it, and is it what it wrote? */
-static bool stream_continues(const struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
+/* An epoch that began before its edge was given the key carries another's MACs throughout: it is told, and taken. */
+static bool stream_authenticates(struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
 {
     const struct secret *master = stream->intake->options.chain_key;
+    uint8_t key[TRAIL_KEY_SIZE];
+    char producer[UUID_TEXT_SIZE];
+
+    if (master == NULL || !secret_is_set(master))
+        return true;
+    trail_derive_key(master->bytes, master->size, stream->producer, stream->epoch, key);
+    if (trail_is_authentic(bytes, header, key)) {
+        stream->is_authentic = true;
+        return true;
+    }
+    if (stream->is_authentic)
+        return false;
+    if (!stream->is_unproven) {
+        uuid_format(stream->producer, producer);
+        log_warn("epoch_not_authenticated", log_text("producer", producer), log_number("epoch", stream->epoch),
+                 log_text("remedy", "give edges and audit the same chain_key"));
+    }
+    stream->is_unproven = true;
+    return true;
+}
+
+/* Does the block stand where the producer wrote it, and is it what it wrote? */
+static bool stream_continues(struct stream *stream, const struct trail_header *header, const uint8_t *bytes)
+{
     const bool is_chained = (header->flags & TRAIL_CHAINED) != 0;
     static const uint8_t zero[DIGEST_SIZE];
-    uint8_t key[TRAIL_KEY_SIZE];
 
     if (stream->has_head && (!is_chained || memcmp(header->prev, stream->head, DIGEST_SIZE) != 0))
         return false;
     if (header->first_seq == 1 && memcmp(header->prev, zero, DIGEST_SIZE) != 0)
         return false;
-    if (master == NULL || !secret_is_set(master))
-        return true;
-    trail_derive_key(master->bytes, master->size, stream->producer, stream->epoch, key);
-    return trail_is_authentic(bytes, header, key);
+    return stream_authenticates(stream, header, bytes);
 }
 
 /* Counted as a replay that brings nothing: after some of them it is given up, and its place says so. */

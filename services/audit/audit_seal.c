@@ -128,7 +128,7 @@ bool seal_holds(const struct seal *seal, const struct audit_place *place, const 
     memcpy(checkpoint.producer, place->producer, UUID_SIZE);
     checkpoint.epoch = place->epoch;
     /* What was stored before there was a key is not signed. */
-    if (seal->signer == NULL || !mark->is_signed || is_ours(seal, &checkpoint))
+    if (!mark->is_forged && (seal->signer == NULL || !mark->is_signed || is_ours(seal, &checkpoint)))
         return true;
     tell_tampered(&checkpoint, "watermark");
     return false;

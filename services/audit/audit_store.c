@@ -203,8 +203,9 @@ enum err audit_store_read_claim(enum postgres_outcome outcome, PGresult *const *
         return ERR_CONFLICT;
     *ret_mark = (struct audit_mark){ .next_seq = (uint64_t)postgres_i64(results[0], 0, 0) };
     ret_mark->has_head = read_bytes(results[0], 1, ret_mark->head, DIGEST_SIZE);
-    if (read_tree(results[0], 0, 2, 3, &ret_mark->tree) != ERR_OK)
-        return ERR_MALFORMED;
+    ret_mark->is_forged = read_tree(results[0], 0, 2, 3, &ret_mark->tree) != ERR_OK;
+    if (ret_mark->is_forged && postgres_i64(results[0], 0, 2) >= 0)
+        ret_mark->tree.size = (uint64_t)postgres_i64(results[0], 0, 2);
     ret_mark->is_signed = read_bytes(results[0], 4, ret_mark->checkpoint.signature, SIGNATURE_SIZE);
     ret_mark->checkpoint.size = ret_mark->tree.size;
     ret_mark->checkpoint.next_seq = ret_mark->next_seq;

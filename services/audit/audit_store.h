@@ -41,8 +41,8 @@ struct audit_mark {     /* what a watermark says */
     uint8_t head[DIGEST_SIZE];
     bool has_head;
     struct merkle tree;
-    struct checkpoint checkpoint;    /* its key_id empty; */
-    bool is_signed;
+    struct checkpoint checkpoint;    /* without producer, epoch and key_id */
+    bool is_signed, is_forged;       /* forged: its peaks are not of its size; the tree goes on, and proves nothing */
 };
 
 extern const uint8_t audit_outbox_producer[UUID_SIZE];
@@ -57,7 +57,7 @@ enum err audit_store_lock(struct audit_store *store, postgres_fn *fn, void *owne
 enum err audit_store_read_lock(enum postgres_outcome outcome, PGresult *const *results, uint64_t *ret_token) MUST_CHECK;
 
 /* Puts our token on a stream's watermark, making it when the stream is new.  read: ERR_OK and where it stands;
- * ERR_CONFLICT: a younger token is there: this instance is no longer the active one; ERR_MALFORMED: its tree is no tree. */
+ * ERR_CONFLICT: a younger token is there: this instance is no longer the active one. */
 enum err audit_store_claim(struct audit_store *store, const struct audit_place *place, postgres_fn *fn,
                            void *owner) MUST_CHECK;
 enum err audit_store_read_claim(enum postgres_outcome outcome, PGresult *const *results,

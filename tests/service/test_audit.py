@@ -1,4 +1,5 @@
 """mcpgw-audit alone: the test is the edge (PUB and replay), a real Postgres takes the events."""
+import hmac
 import os
 import signal
 import struct
@@ -36,14 +37,17 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-def make_block(producer, epoch, first_seq, bodies, code=EVENT):
-    """bodies: dicts of audit_event, or bytes as they are."""
+def make_block(producer, epoch, first_seq, bodies, code=EVENT, prev=None, key=None):
+    """bodies: dicts of audit_event, or bytes as they are.  prev: chained, by this key."""
     records = b""
     for body in bodies:
         body = body if isinstance(body, bytes) else busedge.encode_body("audit_event", body)
         records += RECORD.pack(len(body), code, 0, time.time_ns() // 1000) + body
     fields = [b"MGT1", HEADER.size + len(records), producer, epoch, first_seq, len(bodies), busedge.VERSION, 0,
               time.time_ns() // 1000, bytes(32), bytes(32), 0, 0]
+    if prev is not None:
+        fields[7], fields[9] = 1, prev
+        fields[10] = hmac.digest(key, HEADER.pack(*fields)[:88] + records, "sha256")
     fields[-2] = crc32c(HEADER.pack(*fields) + records)
     return HEADER.pack(*fields) + records
 
@@ -51,7 +55,12 @@ def make_block(producer, epoch, first_seq, bodies, code=EVENT):
 class Spool:
     """A producer: what it wrote, told by heartbeats, served for replay."""
 
-    def __init__(self, edge, producer=None, epoch=1):
+    def __init__(self, edge, producer=None, epoch=1, master=None):
+        self.key, self.closed, self.resume = None, False, {}
+        producer = producer or os.urandom(16)
+        if master is not None:
+            self.key = hmac.digest(master, producer + struct.pack("<Q", epoch), "sha256")
+        self.prev = bytes(32)
         self.edge, self.producer, self.epoch = edge, producer or os.urandom(16), epoch
         self.blocks, self.next_seq, self.oldest_seq, self.acked = [], 1, 1, 0
         self.requests, self.serves, self.damage = [], True, False
@@ -69,7 +78,7 @@ class Spool:
         while not self._stop.wait(0.05):
             self.edge.publish([("trail_heartbeat", {
                 "producer": self.producer, "epoch": self.epoch, "next_seq": self.next_seq, "durable_seq": self.next_seq,
-                "oldest_seq": self.oldest_seq})])
+                "oldest_seq": self.oldest_seq, "closed": self.closed})])
 
     def _ack(self, edge, message):
         if message["producer"] == self.producer and message["epoch"] == self.epoch:
@@ -83,6 +92,9 @@ class Spool:
         for first, count, block in list(self.blocks) if error == "OK" else []:
             if first + count <= message["from_seq"] or (sent and sent + len(block) > message["max_bytes"]):
                 continue
+            if first in self.resume:
+                error, next_seq = "MALFORMED", self.resume[first]
+                break
             if self.damage:
                 block = block[:-1] + bytes([block[-1] ^ 1])
             edge.send(message.worker, [("trail_block", {"block": block})])
@@ -93,7 +105,8 @@ class Spool:
     def write(self, count=10, publish=True, bodies=None):
         bodies = bodies or [{"event": "request", "outcome": "allowed", "request_id": f"r{self.next_seq + n}",
                              "user_id": "u1", "auth_method": 1, "key_id": f"k{n % 3}", "status": 200} for n in range(count)]
-        block = make_block(self.producer, self.epoch, self.next_seq, bodies)
+        block = make_block(self.producer, self.epoch, self.next_seq, bodies, prev=self.key and self.prev, key=self.key)
+        self.prev = block[88:120]
         self.blocks.append((self.next_seq, len(bodies), block))
         self.next_seq += len(bodies)
         if publish:
@@ -437,3 +450,65 @@ def test_the_newest_events_are_found_whatever_producer_made_them(database, edge,
         found = database.sql("SELECT id FROM audit.recent(CASE WHEN %s::text IS NULL THEN NULL ELSE now() - %s::interval END, NULL,"
                              " %s, NULL, %s)", *arguments)
         assert found == expected
+
+
+def test_a_chain_that_is_cut_is_refused_told_and_its_place_kept(database, edge, service):
+    master = "0123456789abcdef"
+    spool = Spool(edge, master=master.encode())
+    audit = start(service, database, MCPGW_CHAIN_KEY=master)
+    for _ in range(3):
+        spool.write(5)
+    wait_stored(database, spool)
+    (head,), = database.sql("SELECT head FROM audit.watermark WHERE producer = %s", str(uuid.UUID(bytes=spool.producer)))
+    assert head == spool.prev
+    spool.write(5, publish=False)
+    first, count, block = spool.blocks[-1]
+    forged = make_block(spool.producer, 1, first, [{"event": "forged", "outcome": "allowed"}] * 5, prev=block[56:88], key=b"x" * 32)
+    spool.blocks[-1] = (first, count, forged)
+    spool.write(5)
+    wait_until(lambda: sequences(database, spool) == [*range(1, 17), *range(21, 26)], what="what could be believed")
+    assert database.sql("SELECT event, reason, count FROM audit.event WHERE seq = 16") == [("lost", "chain", 5)]
+    assert not database.sql("SELECT FROM audit.event WHERE event = 'forged'")
+    assert forged in [row[0] for row in database.sql("SELECT bytes FROM audit.quarantine WHERE reason = 'chain'")]
+    assert audit.metrics()["mcpgw_audit_chain_broken_total"] >= 1 and audit.metrics()["mcpgw_audit_lost_total"] == 5
+    spool.write(5)
+    spool.prev = b"y" * 32
+    spool.write(5)
+    wait_until(lambda: database.sql("SELECT count FROM audit.event WHERE seq = 31") == [(5,)], what="the second refusal")
+    spool.close()
+
+
+def test_an_epoch_of_another_key_is_told_and_taken(database, edge, service):
+    spool = Spool(edge, master=b"another")
+    audit = start(service, database, MCPGW_CHAIN_KEY="0123456789abcdef")
+    spool.write(5)
+    spool.write(5)
+    wait_stored(database, spool)
+    assert len(audit.events("epoch_not_authenticated")) == 1
+    spool.close()
+
+
+def test_damage_in_a_closed_epoch_does_not_stall_it(database, edge, service, spool):
+    for _ in range(5):
+        spool.write(10, publish=False)
+    spool.resume, spool.closed = {11: 31}, True
+    audit = start(service, database)
+    wait_until(lambda: sequences(database, spool) == [*range(1, 12), *range(31, 51)], what="what can be read")
+    assert database.sql("SELECT event, reason, count FROM audit.event WHERE seq = 11") == [("lost", "damage", 20)]
+    assert audit.metrics()["mcpgw_audit_lost_total"] == 20
+    wait_until(lambda: spool.acked == 51, what="the acknowledgement")
+
+
+def test_calls_that_a_closed_epoch_left_open_have_an_unknown_outcome(database, edge, service, spool):
+    start(service, database)
+    edge.wait_worker("audit")
+    call = {"outcome": "allowed", "server": "s"}
+    spool.write(bodies=[dict(call, event="decision", request_id=r) for r in ("a", "b", "c", "a", "d")])
+    spool.write(bodies=[dict(call, event="completion", request_id=r, status=200) for r in ("b", "a")])
+    wait_stored(database, spool)
+    unknown = "SELECT \"requestId\", seq FROM audit.event WHERE event = 'decision' AND outcome = 'unknown' ORDER BY seq"
+    assert database.sql(unknown) == []
+    spool.write(bodies=[dict(call, event="completion", request_id="d", status=200)])
+    spool.closed = True
+    wait_until(lambda: database.sql(unknown), what="the sweep")
+    assert database.sql(unknown) == [("c", 3), ("a", 4)]
