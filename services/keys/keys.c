@@ -50,11 +50,19 @@ struct pending *pending_take(struct keys *keys)
     return p;
 }
 
+static void forget_presented(struct pending *p)
+{
+    if (p->presented != NULL)
+        OPENSSL_cleanse(p->presented, p->presented_size);
+    free(p->presented);
+}
+
 void pending_release(struct pending *p)
 {
     struct keys *keys = p->keys;
 
     secret_wipe(&p->made);
+    forget_presented(p);
     json_decref(p->body);
     json_decref(p->asked);
     free(p->asked_query);
@@ -149,17 +157,45 @@ static enum err make_parts(struct keys *keys)
     return err;
 }
 
+static void on_issuer_health(void *owner, bool all_have_keys)
+{
+    struct keys *keys = owner;
+
+    ops_set_note(keys->ops, "issuers", all_have_keys);
+}
+
+static enum err make_keeper(struct keys *keys, char *reterr, size_t reterr_size)
+{
+    const struct keys_config *config = keys->config;
+    const struct issuer_keeper_options options = {
+        .loop = keys->loop, .database_url = &config->database_url, .issuers = keys->issuers, .instance = config->common.instance,
+        .fetch = { .ca_file = config->fetch_ca_file, .allow_private = config->fetch_private,
+                   .allow_plain_http = config->fetch_plain_http },
+        .fetch_ms = config->fetch_ms, .on_health = on_issuer_health, .owner = keys,
+    };
+    enum err err;
+
+    if (keys->issuers->count == 0)
+        return ERR_OK;
+    err = issuer_keeper_new(&options, &keys->keeper);
+    if (err == ERR_UNPROCESSABLE)
+        snprintf(reterr, reterr_size, "fetch_ca_file: %.200s holds no certificate that can be read; name a PEM file", config->fetch_ca_file);
+    return err;
+}
+
 static void keys_stop(void **self)
 {
     struct keys *keys = *self;
 
     loop_cancel(keys->loop, keys->prune_timer);
     loop_cancel(keys->loop, keys->prune_soon);
+    issuer_keeper_destroy(&keys->keeper);
     store_destroy(&keys->store);
     feed_destroy(&keys->feed);
     bus_destroy(&keys->bus);
     for (size_t i = 0; i < KEYS_PENDING_MAX; i++) {
         secret_wipe(&keys->pending[i].made);
+        forget_presented(&keys->pending[i]);
         json_decref(keys->pending[i].body);
         json_decref(keys->pending[i].asked);
         free(keys->pending[i].asked_query);
@@ -186,6 +222,7 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
     keys->config = config;
     keys->loop = context->loop;
     keys->ops = context->ops;
+    keys->issuers = context->issuers;
     for (size_t i = KEYS_PENDING_MAX; i > 0; i--) {
         keys->pending[i - 1].keys = keys;
         keys->pending[i - 1].next = keys->free;
@@ -194,6 +231,8 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
     tell_health(keys);
     ops_set_fact(keys->ops, "changes", false);
     err = make_parts(keys);
+    if (err == ERR_OK)
+        err = make_keeper(keys, reterr, reterr_size);
     if (err != ERR_OK)
         return err;
     keys->prune_timer = loop_every(keys->loop, PRUNE_MS, on_prune_timer, keys);

@@ -13,6 +13,7 @@
 #include "common/encode.h"
 #include "common/service.h"
 #include "services/keys/feed.h"
+#include "services/keys/issuers.h"
 #include "services/keys/keys_json.h"
 #include "services/keys/keys_rules.h"
 #include "services/keys/keys_store.h"
@@ -54,6 +55,9 @@ struct pending {
     char tenant[81];                  /* "": none of its own */
     char after[65];                   /* servers_request */
     struct secret made;               /* the new key, until it is in the body */
+    char *presented;                  /* a token to be explained; erased with the call */
+    size_t presented_size;
+    char presented_for[65];           /* slug; "": any resource */
     uint64_t status;                  /* of the answer that waits for acknowledgements */
     json_t *body;
 };
@@ -65,6 +69,8 @@ struct keys {
     struct bus *bus;
     struct store *store;
     struct feeder *feed;
+    const struct issuers *issuers;
+    struct issuer_keeper *keeper;     /* NULL: no issuer is configured */
     struct pending *free;
     uint32_t pending_count;
     bool is_draining;

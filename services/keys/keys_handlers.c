@@ -11,6 +11,7 @@
 #include "common/metrics.h"
 #include "common/operation.h"
 #include "common/scope.h"
+#include "services/keys/issuers_handlers.h"
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
@@ -550,6 +551,8 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_user_sign_out] = begin_user_call,
     [OPERATION_session_list] = begin_user_call,
     [OPERATION_session_end] = begin_session_end,
+    [OPERATION_issuer_list] = begin_issuer_list,
+    [OPERATION_token_explain] = begin_token_explain,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)
