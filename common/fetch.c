@@ -410,7 +410,7 @@ static bool prepare(struct fetch *fetch, const struct fetch_request *request)
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, fetch->fields);
     if (request->form == NULL)
         return true;
-    return add_field(fetch, "Content-Type", "application/x-www-form-urlencoded") && add_field(fetch, "Expect", "")
+    return add_field(fetch, "Content-Type", request->form_type != NULL ? request->form_type : "application/x-www-form-urlencoded") && add_field(fetch, "Expect", "")
            && curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, (long)request->form_size) == CURLE_OK
            && curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->form) == CURLE_OK;
 }

@@ -35,6 +35,7 @@ struct fetch_request {
     const char *accept;             /* value of Accept; NULL: application/json */
     const char *form;               /* x-www-form-urlencoded, makes a POST; NULL: GET.  May be gone after fetch_start */
     size_t form_size;
+    const char *form_type;          /* what `form` is if it is something else; NULL: a form */
     const char *user;               /* HTTP Basic as RFC 6749 2.3.1 encodes it; NULL: none */
     const struct secret *password;
     uint64_t deadline_ms;           /* for all of it, names and handshakes included */

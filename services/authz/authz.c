@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "services/authz/authz_inquiries.h"
 #include "services/authz/authz_lookups.h"
 #include "services/authz/authz_store.h"
 
@@ -30,6 +31,7 @@ static void tell_health(void *self)
     ops_set_fact(authz->ops, "lease", state == LEASE_VALID);
     if (store_uses_redis(authz->store))
         ops_set_note(authz->ops, "redis", store_has_redis(authz->store));
+    inquiries_tell_health(authz->inquiries, authz->ops);
     metric_set(METRIC_lease_valid, state == LEASE_VALID);
     metric_set(METRIC_cache_entries, cache_known_count(authz->cache));
     metric_set(METRIC_cache_unknown_entries, cache_unknown_count(authz->cache));
@@ -41,6 +43,7 @@ static void start_over(struct authz *authz, uint64_t sequence)
 {
     cache_clear(authz->cache);
     changes_reset(authz->changes, sequence);
+    inquiries_forget(authz->inquiries);
     bus_set_applied(authz->bus, sequence);
 }
 
@@ -107,6 +110,7 @@ static void on_changes(void *owner, const struct store_changes *read)
         if (changes_applied(authz->changes) != before) {
             metric_set(METRIC_change_applied, changes_applied(authz->changes));
             bus_set_applied(authz->bus, changes_applied(authz->changes));
+            inquiries_note_changes(authz->inquiries);
         }
         if (complete)
             take_lease(authz);
@@ -181,7 +185,7 @@ static void on_turn(void *self)
     lease_turn(&authz->lease, clock_boottime_us());
 }
 
-static enum err make_parts(struct authz *authz)
+static enum err make_parts(struct authz *authz, const struct issuers *issuers, char *reterr, size_t reterr_size)
 {
     const struct authz_config *config = authz->config;
     const struct bus_options bus = {
@@ -197,6 +201,8 @@ static enum err make_parts(struct authz *authz)
         err = changes_new(CHANGES_MAX, &authz->changes);
     if (err == ERR_OK)
         err = lookups_new(authz, &authz->lookups);
+    if (err == ERR_OK)
+        err = inquiries_new(authz, issuers, &authz->inquiries, reterr, reterr_size);
     if (err == ERR_OK)
         err = bus_new(authz->loop, &bus, &authz->bus);
     if (err == ERR_OK)
@@ -232,13 +238,14 @@ enum err authz_start(const struct service_context *context, void **ret_self, cha
     authz->loop = context->loop;
     authz->ops = context->ops;
     lease_init(&authz->lease, config->lease_ms * 1000, config->stale_grace_ms * 1000, clock_boottime_us());
-    err = make_parts(authz);
+    err = make_parts(authz, context->issuers, reterr, reterr_size);
     if (err == ERR_OK && !start_timers(authz))
         err = ERR_NO_MEMORY;
     if (err != ERR_OK) {
         void *self = authz;
 
-        snprintf(reterr, reterr_size, "%s", err_meaning(err));
+        if (reterr[0] == '\0')
+            snprintf(reterr, reterr_size, "%s", err_meaning(err));
         authz_stop(&self);
         return err;
     }
@@ -270,6 +277,7 @@ void authz_stop(void **self)
     if (authz == NULL)
         return;
     authz->read_again = false;
+    inquiries_destroy(&authz->inquiries);
     store_destroy(&authz->store);    /* first: its last answers still go to the bus */
     bus_destroy(&authz->bus);
     lookups_destroy(&authz->lookups);

@@ -29,6 +29,7 @@ extern const size_t authz_settings_count;
 
 struct store;
 struct lookups;
+struct inquiries;
 
 struct authz {
     const struct authz_config *config;
@@ -39,6 +40,7 @@ struct authz {
     struct cache *cache;
     struct changes *changes;
     struct lookups *lookups;
+    struct inquiries *inquiries;
     struct lease lease;
     bool started;              /* the changes before us are loaded: numbers are applied one by one from here */
     bool reading, read_again;  /* a read of the change number is under way; another was asked for meanwhile */
@@ -61,6 +63,9 @@ extern const struct bus_handler authz_handlers[];
 /* facts NULL: no such key.  read_us: when they were asked of Postgres (CLOCK_BOOTTIME), 0 for cached ones. */
 void authz_answer(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask,
                   const struct authz_facts *facts, enum layer layer, uint64_t read_us);
+/* The verdict on a key; request->method may be another one's that the key stands beside. */
+void authz_ask_key(struct authz *authz, const struct bus_token *token, const struct verdict_request *request,
+                   const uint8_t digest[DIGEST_SIZE]);
 /* ERR_UNAVAILABLE: nobody can say now.  Never that the key is wrong. */
 void authz_answer_unavailable(struct authz *authz, const struct bus_token *token, const char *reason);
 

@@ -5,6 +5,7 @@
 #include "common/metrics.h"
 #include "common/scope.h"
 #include "services/authz/authz.h"
+#include "services/authz/authz_inquiries.h"
 #include "services/authz/authz_lookups.h"
 #include "services/authz/authz_rules.h"
 
@@ -78,28 +79,38 @@ static struct authz_ask ask_of(const struct verdict_request *request)
     return ask;
 }
 
-static void on_verdict_request(struct authz *authz, const struct bus_token *token, const struct verdict_request *request)
+void authz_ask_key(struct authz *authz, const struct bus_token *token, const struct verdict_request *request,
+                   const uint8_t digest[DIGEST_SIZE])
 {
     uint64_t now_us = clock_boottime_us();
     const struct cache_entry *entry;
     struct authz_ask ask;
 
-    if (request->method != AUTH_API_KEY || request->digest_size != DIGEST_SIZE) {
-        struct verdict verdict = { .error = ERR_UNVERIFIED, .reason = "method", .auth_method = AUTH_NONE };
-
-        bus_reply(authz->bus, token, MESSAGE_verdict, &verdict);
-        return;
-    }
     if (lease_state(&authz->lease, now_us) == LEASE_NONE) {
         authz_answer_unavailable(authz, token, "lease");
         return;
     }
     ask = ask_of(request);
-    entry = find_in_memory(authz, request->digest, now_us);
+    entry = find_in_memory(authz, digest, now_us);
     if (entry != NULL)
         authz_answer(authz, token, &ask, entry->facts, LAYER_MEMORY, 0);
     else
-        lookups_join(authz->lookups, request->digest, token, &ask);
+        lookups_join(authz->lookups, digest, token, &ask);
+}
+
+static void on_verdict_request(struct authz *authz, const struct bus_token *token, const struct verdict_request *request)
+{
+    bool has_digest = request->digest_size == DIGEST_SIZE;
+
+    if (has_digest && request->method == AUTH_API_KEY) {
+        authz_ask_key(authz, token, request, request->digest);
+    } else if (has_digest && (request->method == AUTH_OAUTH || request->method == AUTH_SESSION)) {
+        inquiries_ask(authz->inquiries, token, request);
+    } else {
+        struct verdict verdict = { .error = ERR_UNVERIFIED, .reason = "method", .auth_method = AUTH_NONE };
+
+        bus_reply(authz->bus, token, MESSAGE_verdict, &verdict);
+    }
 }
 DEFINE_BUS_HANDLER(struct authz, on_verdict_request, verdict_request)
 

@@ -98,13 +98,14 @@ def test_a_deleted_user_s_sessions_end_by_name(facts):
     assert sorted(row[1] for row in changes(facts)[before:]) == [2, 4]
 
 
-def test_a_second_factor_that_is_switched_off_is_a_change(facts):
+def test_a_second_factor_and_a_role_are_changes(facts):
     facts.sql('ALTER TABLE "user" ADD "twoFactorEnabled" boolean')
     before = len(changes(facts))
     facts.sql('UPDATE "user" SET "twoFactorEnabled" = true')
     facts.sql('UPDATE "user" SET "twoFactorEnabled" = false')
+    facts.sql("UPDATE \"user\" SET role = 'admin'")
     facts.sql('UPDATE "user" SET "updatedAt" = now()')
-    assert [(row[1], row[4]) for row in changes(facts)[before:]] == [(2, "u")] * 2
+    assert [(row[1], row[4]) for row in changes(facts)[before:]] == [(2, "u")] * 3
 
 
 def test_truncated_sessions_make_everybody_forget_everything(facts):

@@ -31,18 +31,19 @@ CREATE CONSTRAINT TRIGGER mcpgw_updated AFTER UPDATE ON public.session
 CREATE TRIGGER mcpgw_truncated AFTER TRUNCATE ON public.session
     FOR EACH STATEMENT EXECUTE FUNCTION mcpgw.on_truncate('session.ended');
 
--- Beside mcpgw_updated, which does not know this column.
-CREATE CONSTRAINT TRIGGER mcpgw_second_factor AFTER UPDATE ON public."user"
+-- Beside mcpgw_updated, which does not know these columns.
+CREATE CONSTRAINT TRIGGER mcpgw_principal AFTER UPDATE ON public."user"
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-    WHEN (to_jsonb(OLD)->'twoFactorEnabled' IS DISTINCT FROM to_jsonb(NEW)->'twoFactorEnabled')
+    WHEN (OLD.role IS DISTINCT FROM NEW.role
+          OR to_jsonb(OLD)->'twoFactorEnabled' IS DISTINCT FROM to_jsonb(NEW)->'twoFactorEnabled')
     EXECUTE FUNCTION mcpgw.on_user();
 
 -- One row when there is such a user, else none.  organization_id: the user's only one.
 CREATE FUNCTION mcpgw.find_principal(p_user text)
-RETURNS TABLE (user_id text, banned boolean, second_factor boolean, organization_count bigint, organization_id text)
+RETURNS TABLE (user_id text, banned boolean, second_factor boolean, organization_count bigint, organization_id text, roles text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT u.id, coalesce(u.banned AND (u."banExpires" IS NULL OR u."banExpires" > now()), false),
-           coalesce(to_jsonb(u)->>'twoFactorEnabled', 'false') = 'true', m.count, m.organization_id
+           coalesce(to_jsonb(u)->>'twoFactorEnabled', 'false') = 'true', m.count, m.organization_id, u.role
     FROM public."user" u
     LEFT JOIN LATERAL (SELECT count(*) AS count, CASE WHEN count(*) = 1 THEN min(x."organizationId") END AS organization_id
                        FROM public.member x WHERE x."userId" = u.id) m ON true
@@ -98,7 +99,7 @@ $$;
 
 INSERT INTO mcpgw.wanted_trigger (schema_name, table_name, trigger_name) VALUES
     ('public', 'session', 'mcpgw_deleted'), ('public', 'session', 'mcpgw_updated'), ('public', 'session', 'mcpgw_truncated'),
-    ('public', 'user', 'mcpgw_second_factor');
+    ('public', 'user', 'mcpgw_principal');
 
 REVOKE ALL ON FUNCTION mcpgw.on_session(), mcpgw.find_principal(text), mcpgw.find_session(text), mcpgw.session_lives(text),
     mcpgw.find_opaque(text, text) FROM PUBLIC;
