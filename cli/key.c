@@ -32,6 +32,29 @@ static void add_scopes(json_t *body, const struct arguments *arguments)
         json_object_set_new(body, "scopes", scopes);
 }
 
+/* A repeatable option, or one with commas, as a list. */
+static void add_list(json_t *body, const char *name, const struct arguments *arguments, const char *option)
+{
+    json_t *list = NULL;
+
+    for (size_t i = 0; i < arguments->option_count; i++) {
+        const char *text = arguments->options[i].value;
+
+        if (strcmp(arguments->options[i].name, option) != 0)
+            continue;
+        if (list == NULL)
+            list = json_array();
+        for (; *text != '\0'; text += *text == ',') {
+            size_t length = strcspn(text, ",");
+
+            json_array_append_new(list, json_stringn(text, length));
+            text += length;
+        }
+    }
+    if (list != NULL)
+        json_object_set_new(body, name, list);
+}
+
 static bool add_expiry(json_t *body, const char *text)
 {
     uint64_t seconds;
@@ -93,6 +116,75 @@ static void add_text(json_t *body, const char *name, const char *text)
         json_object_set_new(body, name, json_string(text));
 }
 
+
+static void add_reach(json_t *body, const struct arguments *arguments)
+{
+    add_list(body, "allowedIps", arguments, "allow-ip");
+    add_list(body, "servers", arguments, "server");
+    add_list(body, "tools", arguments, "tool");
+    add_text(body, "environment", arguments_value(arguments, "environment"));
+}
+
+/* One member of mcpServers: the address of a server behind the gateway and the key. */
+static void add_client(const struct cli *cli, json_t *servers, const char *slug, const char *key)
+{
+    char url[sizeof cli->url + 80];
+
+    snprintf(url, sizeof url, "%s/mcp/%s", cli->url, slug);
+    json_object_set_new(servers, slug,
+                        json_pack("{s:s, s:s, s:{s:s}}", "type", "http", "url", url, "headers", "x-api-key", key));
+}
+
+/* The servers that the key names, else those that there are. */
+static void add_clients(struct cli *cli, json_t *servers, const json_t *made, const char *key)
+{
+    json_t *named = json_object_get(made, "servers"), *answer = NULL, *item;
+    size_t i;
+
+    if (!json_is_array(named) && api_call(cli, "GET", "/api/v1/servers?limit=10", NULL, &answer) == EXIT_DONE)
+        named = json_object_get(answer, "items");
+    json_array_foreach(named, i, item) {
+        const char *slug = json_string_value(json_is_string(item) ? item : json_object_get(item, "slug"));
+
+        if (slug != NULL)
+            add_client(cli, servers, slug, key);
+    }
+    json_decref(answer);
+}
+
+/* What MCP clients (Claude Code's .mcp.json, Cursor's mcp.json and others) read, ready to be pasted. */
+static void print_clients(struct cli *cli, const json_t *made)
+{
+    const char *key = json_string_value(json_object_get(made, "key"));
+    const json_t *scopes = json_object_get(made, "scopes"), *scope;
+    json_t *servers = json_object(), *config;
+    bool may_proxy = false;
+    size_t i;
+
+    json_array_foreach(scopes, i, scope)
+        may_proxy = may_proxy || strcmp(json_string_value(scope), "proxy") == 0 || strcmp(json_string_value(scope), "admin") == 0;
+    if (key != NULL && may_proxy)
+        add_clients(cli, servers, made, key);
+    config = json_pack("{s:o}", "mcpServers", servers);
+    if (json_object_size(servers) > 0) {
+        puts("\nFor MCP clients, such as .mcp.json of Claude Code or mcp.json of Cursor:");
+        json_dumpf(config, stdout, JSON_INDENT(2));
+        puts("");
+    }
+    json_decref(config);
+}
+
+/* Takes the answer, which holds a key's new value. */
+static void show_made(struct cli *cli, json_t *answer)
+{
+    show_object(cli, answer);
+    if (!cli->is_json) {
+        print_clients(cli, answer);
+        fputs("The key is shown this once: keep it now.\n", stderr);
+    }
+    json_decref(answer);
+}
+
 static enum exit_code key_create(struct cli *cli, const struct arguments *arguments)
 {
     json_t *body = json_object(), *answer = NULL;
@@ -102,6 +194,7 @@ static enum exit_code key_create(struct cli *cli, const struct arguments *argume
     add_text(body, "userId", arguments_value(arguments, "user"));
     add_text(body, "tenantId", arguments_value(arguments, "tenant"));
     add_scopes(body, arguments);
+    add_reach(body, arguments);
     if (add_expiry(body, arguments_value(arguments, "expires-in"))
         && add_rate(body, arguments_value(arguments, "rate"))
         && add_metadata(body, arguments_value(arguments, "metadata")))
@@ -109,10 +202,7 @@ static enum exit_code key_create(struct cli *cli, const struct arguments *argume
     json_decref(body);
     if (result != EXIT_DONE)
         return result;
-    show_object(cli, answer);
-    json_decref(answer);
-    if (!cli->is_json)
-        fputs("The key is shown this once: keep it now.\n", stderr);
+    show_made(cli, answer);
     return EXIT_DONE;
 }
 
@@ -176,6 +266,35 @@ static enum exit_code key_revoke(struct cli *cli, const struct arguments *argume
     return result;
 }
 
+static enum exit_code key_rotate(struct cli *cli, const struct arguments *arguments)
+{
+    const char *overlap = arguments_value(arguments, "overlap");
+    enum exit_code result = EXIT_REFUSED;
+    json_t *body = NULL, *answer = NULL;
+    uint64_t seconds = 1;
+    char path[PATH_SIZE];
+
+    if (overlap != NULL && strcmp(overlap, "0") == 0)
+        seconds = 0;
+    else if (overlap != NULL && duration_parse(overlap, &seconds) != ERR_OK) {
+        complain("--overlap: %s is no time span; say 0, 3600, 12h or 7d", overlap);
+        return EXIT_MISUSE;
+    }
+    if (!api_path(path, sizeof path, "keys", arguments->positional[0], "/rotate")) {
+        complain("%.60s is no id of a key", arguments->positional[0]);
+        return EXIT_MISUSE;
+    }
+    if (seconds == 0 && !confirm(cli, "end the present value of", arguments->positional[0], &result))
+        return result;
+    if (overlap != NULL)
+        body = json_pack("{s:I}", "overlap", (json_int_t)seconds);
+    result = api_call(cli, "POST", path, body, &answer);
+    json_decref(body);
+    if (result == EXIT_DONE)
+        show_made(cli, answer);
+    return result;
+}
+
 static enum exit_code key_delete(struct cli *cli, const struct arguments *arguments)
 {
     enum exit_code result = EXIT_REFUSED;
@@ -221,6 +340,10 @@ static const struct option_row create_options[] = {
     { "expires-in", "SPAN", "3600, 12h, 90d or never" },
     { "rate", "N/SPAN", "a limit of its own, such as 1000/1h" },
     { "metadata", "JSON", "an object kept with the key" },
+    { "allow-ip", "CIDR", "an address or network it may be used from; may be repeated" },
+    { "server", "SLUG", "a server it may reach, and nothing else; may be repeated" },
+    { "tool", "NAME", "a tool it may call, and no other; may be repeated" },
+    { "environment", "NAME", "a label, such as production" },
     { "user", "ID", "the owner, when it is not the caller (administrators)" },
     { "tenant", "ID", "the tenant, when the owner has several" },
     { 0 }
@@ -228,6 +351,9 @@ static const struct option_row create_options[] = {
 static const struct option_row list_options[] = { { "limit", "N", "at most so many, newest first" }, { 0 } };
 static const struct option_row revoke_options[] = {
     { "reason", "TEXT", "kept with the key and in the trail" }, { "yes", NULL, "do not ask" }, { 0 }
+};
+static const struct option_row rotate_options[] = {
+    { "overlap", "SPAN", "how long the present value works still: 0, 1h, 7d" }, { "yes", NULL, "do not ask" }, { 0 }
 };
 static const struct option_row delete_options[] = { { "yes", NULL, "do not ask" }, { 0 } };
 static const struct option_row verify_options[] = {
@@ -237,6 +363,7 @@ static const struct option_row verify_options[] = {
 const struct command key_commands[] = {
     { "key", "create", "", "make a key; its value is shown once",
       "  mcpgw key create --name ci --scope proxy --expires-in 90d --rate 1000/1h\n"
+      "  mcpgw key create --name laptop --scope proxy --server example --allow-ip 192.0.2.0/24\n"
       "  mcpgw key create --name robot --scope read --scope proxy --json | jq -r .key > robot.key\n",
       create_options, 0, 0, true, key_create },
     { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n",
@@ -249,6 +376,9 @@ const struct command key_commands[] = {
       ARGUMENTS_MAX, true, key_disable },
     { "key", "revoke", "ID...", "refuse a key for ever; returns when it is dead everywhere",
       "  mcpgw key revoke KEY_ID --reason leaked --yes\n", revoke_options, 1, ARGUMENTS_MAX, true, key_revoke },
+    { "key", "rotate", "ID", "give a key another value; the present one works until the overlap ends",
+      "  mcpgw key rotate KEY_ID --overlap 7d\n  mcpgw key rotate KEY_ID --overlap 0 --yes\n", rotate_options, 1, 1, true,
+      key_rotate },
     { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1,
       ARGUMENTS_MAX, true, key_delete },
     { "key", "verify", "", "is this key valid, and whose is it; exit code 1 when not",

@@ -9,7 +9,8 @@ enum change_kind {
     CHANGE_SESSION = 4,    /* key_id holds the id of the session, the verdict's session_id: it ended, or is another user's */
     CHANGE_SERVER = 5,     /* server (slug) */
     CHANGE_ALL = 6,        /* a bulk change: forget everything */
-    CHANGE_ISSUER = 7      /* server holds the issuer's name: its key set is another one */
+    CHANGE_ISSUER = 7,     /* server holds the issuer's name: its key set is another one */
+    CHANGE_NOTICE = 8      /* an event of the trail alone: nothing that anybody holds depends on it */
 };
 
 #endif

@@ -148,6 +148,7 @@ static bool remember_row(struct changes *changes, const struct change_row *row)
         remember(changes, 0, SUBJECT_ISSUER, row->server);
         return row->server[0] != '\0';
     case CHANGE_SERVER:
+    case CHANGE_NOTICE:
         return true;
     default:
         return false;

@@ -45,19 +45,20 @@ enum find_column {
 /* NULL, or a mark that tells it from an empty list, and a line for each value. */
 #define LINES(column) "'=' || array_to_string(" column ", chr(10))"
 
-/* The change number comes from the snapshot of the row itself.  The digest is not unique in Better-Auth's table: two rows
+/* A former value of a key finds the present one's facts, until it ends.  The change number comes from the snapshot of the row itself.  The digest is not unique in Better-Auth's table: two rows
  * of one digest are told by the second. */
 static const struct postgres_statement find_statements[] = {
     { "find",
       "SELECT s.value, c.key_id, c.reference_id, c.side_tenant_id, c.organization_id,"
       " left(c.permissions, 16385),"
-      " CASE WHEN c.expires_at IS NULL OR c.expires_at = 'infinity' THEN 0"
-      "      WHEN c.expires_at <= 'epoch' THEN 1"
-      "      ELSE (extract(epoch FROM c.expires_at) * 1000000)::bigint END,"
+      " CASE WHEN least(c.expires_at, f.expires_at) IS NULL OR least(c.expires_at, f.expires_at) = 'infinity' THEN 0"
+      "      WHEN least(c.expires_at, f.expires_at) <= 'epoch' THEN 1"
+      "      ELSE (extract(epoch FROM least(c.expires_at, f.expires_at)) * 1000000)::bigint END,"
       " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
       " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools")
-      " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.credential c ON c.digest = $1 LIMIT 2" },
+      " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.rotated f ON f.digest = $1 LEFT JOIN mcpgw.credential c"
+      " ON c.digest = coalesce(f.current_digest, $1) LIMIT 2" },
     { 0 }
 };
 

@@ -76,6 +76,8 @@ static bool change_names(const struct change *change, const struct stream *strea
         return is_same(change->key_id, stream->session_id);
     case CHANGE_ISSUER:
         return false;    /* another key set: tokens that were good end by their own expiry */
+    case CHANGE_NOTICE:
+        return false;
     case CHANGE_TENANT:
         return is_same(change->tenant_id, stream->tenant_id);
     case CHANGE_SERVER:

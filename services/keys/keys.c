@@ -1,4 +1,5 @@
 /* keys.c - puts the service together: start, readiness, calls in work, hourly pruning, drain, stop. */
+#include "services/keys/key_life.h"
 #include "services/keys/keys.h"
 
 #include <stdio.h>
@@ -11,6 +12,7 @@
 
 #define PRUNE_MS      3600000u
 #define PRUNE_SOON_MS 60000u
+#define LIFE_SOON_MS  2000u
 
 const struct setting keys_settings[] = {
 #define SETTING(type, name, fallback, min, max, meaning) \
@@ -123,12 +125,24 @@ static void on_pruned(void *owner, enum postgres_outcome outcome, PGresult *cons
         log_warn("prune_failed", log_text("sqlstate", outcome == PG_REFUSED ? postgres_sqlstate(results[0]) : ""));
 }
 
+static void on_life_pruned(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    (void)owner, (void)results, (void)count;
+    if (outcome != PG_DONE)
+        log_warn("prune_failed");
+}
+
 static void on_prune_timer(void *owner)
 {
     struct keys *keys = owner;
 
-    if (store_prune(keys->store, on_pruned, keys) != ERR_OK)
+    if (store_prune(keys->store, on_pruned, keys) != ERR_OK || store_prune_key_life(keys->store, on_life_pruned, keys) != ERR_OK)
         log_debug("prune_postponed");
+}
+
+static void on_life_timer(void *owner)
+{
+    key_life_turn(owner);
 }
 
 static enum err make_parts(struct keys *keys)
@@ -190,6 +204,8 @@ static void keys_stop(void **self)
     loop_cancel(keys->loop, keys->prune_timer);
     loop_cancel(keys->loop, keys->prune_soon);
     issuer_keeper_destroy(&keys->keeper);
+    loop_cancel(keys->loop, keys->life_timer);
+    loop_cancel(keys->loop, keys->life_soon);
     store_destroy(&keys->store);
     feed_destroy(&keys->feed);
     bus_destroy(&keys->bus);
@@ -215,6 +231,10 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
                  "database_url is not set: give MCPGW_DATABASE_URL, a Postgres URL for the role mcpgw_keys");
         return ERR_MALFORMED;
     }
+    if (config->expiring_days[0] != '\0' && !key_life_days_are_valid(config->expiring_days)) {
+        snprintf(reterr, reterr_size, "expiring_days: at most 8 numbers from 1 to 365 with commas between, such as 14,7,1");
+        return ERR_MALFORMED;
+    }
     keys = calloc(1, sizeof *keys);
     if (keys == NULL)
         return ERR_NO_MEMORY;
@@ -237,6 +257,8 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
         return err;
     keys->prune_timer = loop_every(keys->loop, PRUNE_MS, on_prune_timer, keys);
     keys->prune_soon = loop_after(keys->loop, PRUNE_SOON_MS, on_prune_timer, keys);
+    keys->life_timer = loop_every(keys->loop, (uint32_t)(config->key_life_s * 1000), on_life_timer, keys);
+    keys->life_soon = loop_after(keys->loop, LIFE_SOON_MS, on_life_timer, keys);
     return ERR_OK;
 }
 

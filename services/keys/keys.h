@@ -50,9 +50,11 @@ struct pending {
         struct server_fields server;
         struct tenant_fields tenant;
         struct page_query page;
+        uint64_t overlap_s;           /* of a rotation */
     } in;
     char reference_id[65];            /* whose key a create makes */
     char tenant[81];                  /* "": none of its own */
+    char ruling_tenant[81];           /* whose policy rules a create or update */
     char after[65];                   /* servers_request */
     struct secret made;               /* the new key, until it is in the body */
     char *presented;                  /* a token to be explained; erased with the call */
@@ -74,7 +76,7 @@ struct keys {
     struct pending *free;
     uint32_t pending_count;
     bool is_draining;
-    int prune_timer, prune_soon;
+    int prune_timer, prune_soon, life_timer, life_soon;
     struct pending pending[KEYS_PENDING_MAX];
 };
 

@@ -12,6 +12,7 @@
 #include "common/operation.h"
 #include "common/scope.h"
 #include "services/keys/issuers_handlers.h"
+#include "services/keys/key_life.h"
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
@@ -78,6 +79,7 @@ static enum err decide_owner(struct pending *p, const struct store_subject *subj
         .reference_id = p->reference_id, .side_tenant_id = "", .organization_id = subject->organization_id,
         .organization_count = subject->organization_count, .is_organization = subject->is_organization,
     };
+    enum err err;
 
     if (!subject->is_user && !subject->is_organization)
         return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "no such user");
@@ -86,7 +88,29 @@ static enum err decide_owner(struct pending *p, const struct store_subject *subj
         return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "no such user");
     if (subject->is_banned)
         return problem_set(problem, ERR_UNPROCESSABLE, NULL, "userId", "the user is banned");
-    return keys_decide_tenant(&caller, &p->in.key, &owner, p->tenant, problem);
+    err = keys_decide_tenant(&caller, &p->in.key, &owner, p->tenant, problem);
+    if (err == ERR_OK && (p->tenant[0] != '\0' || keys_tenant(&owner, p->ruling_tenant) != ERR_OK))
+        memcpy(p->ruling_tenant, p->tenant, sizeof p->ruling_tenant);
+    return err;
+}
+
+static enum err change_key(struct pending *p);
+
+/* What the policy of the tenant says of a key that is to be made or changed. */
+static void on_policy(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct pending *p = owner;
+    const bool is_new = p->operation == OPERATION_key_create;
+    struct key_policy policy;
+    struct problem problem;
+
+    if (ended_by_store(p, outcome, results, count))
+        return;
+    store_read_policy(results[0], &policy);
+    if (key_life_decide(&policy, is_new, &p->in.key, &problem) != ERR_OK)
+        answer_problem(p, &problem);
+    else if ((is_new ? create_key(p) : change_key(p)) != ERR_OK)
+        answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
 }
 
 static void on_subject(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
@@ -102,7 +126,7 @@ static void on_subject(void *owner, enum postgres_outcome outcome, PGresult *con
         answer_problem(p, &problem);
         return;
     }
-    if (create_key(p) != ERR_OK)
+    if (store_load_policy(p->keys->store, &p->actor, p->ruling_tenant, on_policy, p) != ERR_OK)
         answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
 }
 
@@ -201,6 +225,7 @@ static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *
     struct problem problem;
     struct key_row key;
     bool is_there;
+    enum err err;
 
     if (ended_by_store(p, outcome, results, count))
         return;
@@ -210,7 +235,11 @@ static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *
         answer_problem(p, &problem);
         return;
     }
-    if (change_key(p) != ERR_OK)
+    if (p->operation == OPERATION_key_update && keys_tenant(&key.facts, p->ruling_tenant) == ERR_OK)
+        err = store_load_policy(p->keys->store, &p->actor, p->ruling_tenant, on_policy, p);
+    else
+        err = change_key(p);
+    if (err != ERR_OK)
         answer_err(p, ERR_UNAVAILABLE, NULL, "", "");
 }
 
@@ -530,6 +559,7 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_key_revoke] = begin_key_change,
     [OPERATION_key_delete] = begin_key_change,
     [OPERATION_key_verify] = begin_key_verify,
+    [OPERATION_key_rotate] = begin_key_rotate,
     [OPERATION_server_create] = begin_server_change,
     [OPERATION_server_list] = begin_server_list,
     [OPERATION_server_get] = begin_server_get,

@@ -7,6 +7,7 @@
 
 #include "common/cleanup.h"
 #include "common/log.h"
+#include "services/keys/key_life_store.h"
 #include "services/keys/store_plan.h"
 #include "services/keys/tenants_store.h"
 #include "services/keys/users_store.h"
@@ -56,7 +57,8 @@ static const struct postgres_statement statements[] = {
                   " LEFT JOIN public.member m ON m.\"organizationId\" = s.id AND m.\"userId\" = $2 LIMIT 1" },
 
     { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
-    { "key_find", KEY_SELECT("WHERE x.key = $1 LIMIT 2", "") },
+    { "key_find", KEY_SELECT("WHERE x.key = coalesce((SELECT f.current_digest FROM mcpgw.rotated f WHERE f.digest = $1 AND f.expires_at > now()), $1)"
+                             " LIMIT 2", "") },
     { "key_list_all", KEY_SELECT("WHERE $1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1) " NEWEST_FIRST("x") " LIMIT $3::int",
                                  NEWEST_FIRST("a")) },
     { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $4 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
@@ -141,7 +143,8 @@ static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
 
 static void gather_statements(void)
 {
-    static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements };
+    static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements,
+                                                              key_life_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {

@@ -1,5 +1,5 @@
 """Limits of a key and its life, through HTTP."""
-import pytest
+import json
 
 from conftest import mcp_call, tool_text
 
@@ -53,3 +53,30 @@ def test_a_key_calls_its_tools_only(gateway):
     called = gateway.wait_for_events(2, keyId=made["id"], tool="echo")
     assert {event["outcome"] for event in called} == {"allowed"}
     assert gateway.wait_for_events(1, keyId=made["id"], tool="add")[0]["outcome"] == "refused"
+
+
+def test_both_values_of_a_rotated_key_work_until_the_overlap_ends(gateway):
+    made = gateway.make_key(scopes=["proxy"])
+    rotated = gateway.call("POST", f"/api/v1/keys/{made['id']}/rotate", json={"overlap": 3600}).json()
+    assert gateway.check(made["key"]).status_code == gateway.check(rotated["key"]).status_code == 200
+    assert gateway.check(made["key"]).json()["keyId"] == made["id"]
+    third = gateway.call("POST", f"/api/v1/keys/{made['id']}/rotate", json={"overlap": 0}).json()
+    assert third["applied"]["holders"] == third["applied"]["of"] >= 3
+    assert [gateway.check(key["key"]).status_code for key in (made, rotated, third)] == [200, 401, 200]
+    gateway.call("POST", f"/api/v1/keys/{made['id']}/revoke")
+    assert [gateway.check(key["key"]).status_code for key in (made, rotated, third)] == [401, 401, 401]
+
+
+def test_the_command_makes_a_configuration_for_clients_and_rotates(gateway):
+    made = gateway.cli("key", "create", "--name", "cli", "--scope", "proxy", "--server", "example", "--allow-ip", "127.0.0.1")
+    assert made.returncode == 0, made.stderr
+    config = json.loads(made.stdout[made.stdout.index('{\n  "mcpServers"'):])["mcpServers"]["example"]
+    assert config["url"] == gateway.url + "/mcp/example"
+    answer = gateway.call("POST", "/mcp/example", key="", headers={**config["headers"], "accept": "application/json, text/event-stream"},
+                          json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    assert answer.status_code == 200
+    key_id = gateway.call("GET", "/api/v1/keys?limit=1").json()["items"][0]["id"]
+    assert "--yes" in gateway.cli("key", "rotate", key_id, "--overlap", "0").stderr
+    rotated = json.loads(gateway.cli("key", "rotate", key_id, "--overlap", "0", "--yes", "--json").stdout)
+    assert gateway.check(rotated["key"], "?server=example").status_code == 200
+    assert gateway.check(config["headers"]["x-api-key"], "?server=example").status_code == 401

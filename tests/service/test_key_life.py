@@ -103,3 +103,142 @@ def test_limits_are_stored_in_one_form_shown_and_lifted(api, database):
     context = api.ok("key_verify", body={"key": made["key"]})["context"]
     assert (context["allowedIps"], context["servers"], context["tools"]) == (None, ["files"], ["stat", "read file"])
     assert api.ok("key_update", object=made["id"], body={"name": "x"})["servers"] == ["files"]
+
+
+# ---- rotation
+
+def former_of(database):
+    return database.sql("SELECT digest, key_id FROM mcpgw.former")
+
+
+def test_a_rotation_without_overlap_ends_the_old_value(api, database):
+    made = api.create(scopes=["read", "proxy"], allowedIps=["10.0.0.0/8"])
+    rotated = api.ok("key_rotate", object=made["id"], body={"overlap": 0})
+    assert rotated["key"] != made["key"] and rotated["id"] == made["id"] and rotated["applied"]["of"] == 1
+    for field in ("name", "scopes", "expiresAt", "allowedIps", "createdAt", "userId"):
+        assert rotated[field] == made[field]
+    assert former_of(database) == []
+    assert api.ok("key_verify", body={"key": made["key"]})["error"] == "KEY_UNKNOWN"
+    assert api.ok("key_verify", body={"key": rotated["key"]})["isValid"]
+    assert {row[0] for row in database.sql("SELECT event FROM mcpgw.outbox WHERE key_id = %s", made["id"])} == {"key.created", "key.rotated"}
+
+
+def test_with_an_overlap_both_values_work_until_it_ends(api, database):
+    made = api.create()
+    rotated = api.ok("key_rotate", object=made["id"], body={"overlap": 3600})
+    assert former_of(database) == [(digest_of(made["key"]), made["id"])]
+    assert api.ok("key_verify", body={"key": made["key"]})["isValid"]
+    assert api.ok("key_verify", body={"key": rotated["key"]})["isValid"]
+    database.sql("UPDATE mcpgw.former SET expires_at = now() - interval '1 ms'")
+    assert not api.ok("key_verify", body={"key": made["key"]})["isValid"]
+    assert api.ok("key_verify", body={"key": rotated["key"]})["isValid"]
+
+
+def test_a_repeated_rotation_replaces_the_value_that_was_never_shown(api, database):
+    made = api.create()
+    again = {"object": made["id"], "body": {"overlap": 60}, "request_id": "rotate-1"}
+    first, second = api.ok("key_rotate", **again), api.ok("key_rotate", **again)
+    assert first["key"] != second["key"] and len(former_of(database)) == 1
+    assert [api.ok("key_verify", body={"key": key})["isValid"] for key in (made["key"], first["key"], second["key"])] == [
+        True, False, True]
+    api.ok("key_rotate", object=made["id"], body={"overlap": 0})
+    api.refused(409, "key_changed", "key_rotate", **again)
+
+
+def test_rotations_that_cannot_be_are_refused(api, database):
+    made = api.create()
+    for body in ({"overlap": -1}, {"overlap": "1h"}, {"overlap": 2592001}, {"overlap": None}, {"grace": 5}, []):
+        api.refused(422, "unprocessable", "key_rotate", object=made["id"], body=body)
+    api.refused(404, "not_found", "key_rotate", ALICE, object=made["id"])
+    for _ in range(4):
+        api.ok("key_rotate", object=made["id"])
+    api.refused(409, "key_changed", "key_rotate", object=made["id"])
+    api.ok("key_rotate", object=made["id"], body={"overlap": 0})
+    api.ok("key_revoke", object=made["id"])
+    api.refused(409, "key_revoked", "key_rotate", object=made["id"])
+    assert not api.ok("key_verify", body={"key": made["key"]})["isValid"]
+
+
+def test_a_former_value_has_the_facts_of_the_key_and_ends_on_time(world):
+    world.start()
+    key, successor = world.add_key(scopes=["proxy"]), "mcp_successor" + "y" * 56
+    key_id = world.key_id(key)
+    assert world.ask(key)["error"] == OK
+    world.change("WITH f AS (INSERT INTO mcpgw.former SELECT key, id, now() + interval '1 hour' FROM apikey WHERE id = %s)"
+                 " UPDATE apikey SET key = %s WHERE id = %s", key_id, digest_text(successor), key_id)
+    old, new = world.ask(key), world.ask(successor)
+    assert (old["error"], old["key_id"], new["error"], new["expires_s"]) == (OK, key_id, OK, 0) and old["expires_s"] > 0
+    world.change("UPDATE apikey SET enabled = false WHERE id = %s", key_id)
+    assert world.ask(key)["reason"] == world.ask(successor)["reason"] == "disabled"
+    world.change("UPDATE apikey SET enabled = true WHERE id = %s", key_id)
+    world.change("UPDATE mcpgw.former SET expires_at = now() - interval '1 ms'")
+    assert world.ask(key)["reason"] == "expired" and world.ask(successor)["error"] == OK
+
+
+# ---- policies and notices
+
+def tenant(database, **policy):
+    names = "".join(f", {name}" for name in policy)
+    database.sql(f"INSERT INTO mcpgw.tenant (id, slug{names}) VALUES ('user:alice', 'alice'{', %s' * len(policy)})", *policy.values())
+
+
+def test_a_policy_holds_for_everybody(api, database):
+    tenant(database, max_life_s=3600, scopes="read proxy", max_keys=2)
+    for who, more in ((ALICE, {}), (None, {"userId": "alice"})):
+        who = who or {"user_id": "admin", "tenant_id": "user:admin", "scopes": SCOPES["admin"], "key_id": "adminkey"}
+        assert api.refused(422, "tenant_policy", "key_create", who, body={"scopes": ["write"], **more})["field"] == "scopes"
+        for expiry in (3601, None):
+            assert api.refused(422, "tenant_policy", "key_create", who, body={"scopes": ["read"], "expiresIn": expiry, **more})["field"] == "expiresIn"
+    made = api.create(ALICE, scopes=["read"])
+    assert database.sql('SELECT extract(epoch FROM "expiresAt" - "createdAt") FROM apikey')[0][0] == 3600
+    again = {"body": {"scopes": ["read"]}, "request_id": "second"}
+    assert api.ok("key_create", ALICE, status=201, **again)["id"] == api.ok("key_create", ALICE, status=201, **again)["id"]
+    api.refused(422, "tenant_policy", "key_create", ALICE, body={"scopes": ["read"]})
+    api.refused(422, "tenant_policy", "key_update", ALICE, object=made["id"], body={"expiresAt": None})
+    api.refused(422, "tenant_policy", "key_update", ALICE, object=made["id"], body={"scopes": ["write"]})
+    api.ok("key_revoke", ALICE, object=made["id"])
+    api.create(ALICE, scopes=["read"])
+
+
+@pytest.fixture
+def instances(database, edge, service):
+    """Two workers that look at keys every second."""
+    for user in ("admin", "alice", "bob"):
+        add_user(database, user)
+    for _ in range(2):
+        service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys"), MCPGW_KEY_LIFE_S="1").wait_ready()
+    edge.wait_worker("keys")
+    tell_holders(edge)
+    return edge
+
+
+def test_time_ends_keys_once_whoever_looks(instances, database):
+    from conftest import wait_until
+    api = Api(instances)
+    old, idle, busy, other = (api.create(who, scopes=["read"]) for who in (ALICE, ALICE, ALICE, BOB))
+    database.sql("""UPDATE apikey SET "createdAt" = now() - interval '10 days' WHERE id <> %s""", old["id"])
+    database.sql("""UPDATE apikey SET "createdAt" = now() - interval '40 days' WHERE id = %s""", old["id"])
+    database.sql("""UPDATE apikey SET "lastRequest" = now() WHERE id <> %s""", idle["id"])
+    tenant(database, rotate_after_s=30 * 86400, idle_after_s=5 * 86400)
+    ended = "SELECT key_id, reason FROM mcpgw.outbox WHERE event = 'key.disabled' ORDER BY reason"
+    wait_until(lambda: len(database.sql(ended)) == 2, what="both are disabled")
+    assert database.sql(ended) == [(old["id"], "policy: not rotated in time"), (idle["id"], "policy: unused for too long")]
+    assert database.sql("SELECT id FROM apikey WHERE enabled AND id = ANY(%s) ORDER BY id", [busy["id"], other["id"]]) == [
+        (i,) for i in sorted([busy["id"], other["id"]])]
+
+
+def test_an_expiry_is_told_once_for_each_step(instances, database):
+    from conftest import wait_until
+    api = Api(instances)
+    near, later, far = (api.create(ALICE, scopes=["read"], expiresIn=90 * 86400) for _ in range(3))
+    short = api.create(ALICE, scopes=["read"], expiresIn=5 * 86400)
+    events = lambda: database.sql("SELECT key_id, (details ->> 'days')::int FROM mcpgw.outbox WHERE event = 'key.expiring' ORDER BY sequence")    # noqa: E731
+    age = """UPDATE apikey SET "expiresAt" = now() + make_interval(hours => %s), "createdAt" = now() - interval '80 days' WHERE id = %s"""
+    database.sql(age, 13 * 24, later["id"])
+    database.sql(age, 6, near["id"])
+    wait_until(lambda: len(events()) >= 2, what="both are told")
+    database.sql("""UPDATE apikey SET "expiresAt" = now() + interval '30 hours', "createdAt" = now() - interval '80 days' WHERE id = %s""", far["id"])
+    wait_until(lambda: len(events()) >= 3, what="the third is told")
+    assert sorted(events()) == sorted([(near["id"], 1), (later["id"], 14), (far["id"], 7)]) and short["id"]
+    kinds = database.sql("SELECT DISTINCT c.kind FROM mcpgw.change c JOIN mcpgw.outbox o USING (sequence) WHERE o.event = 'key.expiring'")
+    assert kinds == [(8,)]
