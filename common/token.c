@@ -327,8 +327,9 @@ static bool read_slug(const char *public_url, const char *text, char slug[65])
     head[length] = '\0';
     const char *rest = text + length + 5;
     const size_t size = strcspn(rest, "/#");
+    const char *behind = rest + size + (rest[size] == '/');
 
-    if (!audience_equals(head, public_url) || size == 0 || size > 64 || rest[size + (rest[size] == '/')] != '\0')
+    if (!audience_equals(head, public_url) || size == 0 || size > 64 || (*behind != '\0' && *behind != '#'))
         return false;
     memcpy(slug, rest, size);
     slug[size] = '\0';

@@ -314,10 +314,25 @@ static void the_common_defaults_obey_their_own_rows(void **state)
 
 #define CASE(name) cmocka_unit_test_setup(name, clear)
 
+/* common/issuers.c reads it; what stands behind it is still ours. */
+static void the_list_of_issuers_is_passed_over(void **state)
+{
+    (void)state;
+
+    assert_int_equal(load_file("issuers:\n  - name: a\n    scopes: [{value: x, grants: [read]}]\n    server_audiences: {s: [y]}\ndrain_ms: 99\n"), ERR_OK);
+    assert_int_equal(config.drain_ms, 99);
+    assert_int_equal(load_file("issuers: []\ndrain_ms: 98\n"), ERR_OK);
+    assert_int_equal(config.drain_ms, 98);
+    assert_int_equal(load_file("issuers: none\ndrain_ms: 97\n"), ERR_OK);
+    assert_int_equal(load_file("issuers:\n  - name: a\ndrain_sm: 1\n"), ERR_MALFORMED);
+    assert_complaint_has("gateway.yaml:3: drain_sm");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(a_bad_file_is_refused_with_line_name_and_remedy),
+        CASE(the_list_of_issuers_is_passed_over),
         CASE(a_file_that_is_not_there_is_refused),
         CASE(an_unknown_variable_is_refused),
         CASE(a_bad_variable_is_refused_by_its_name),
