@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/environment.h"
 #include "cli/show.h"
@@ -333,6 +334,105 @@ static enum exit_code key_verify(struct cli *cli, const struct arguments *argume
     return result;
 }
 
+/* --older-than 30d as a moment of RFC 3339. */
+static bool add_moment(json_t *filter, const char *member, const char *option, const char *text)
+{
+    char moment[32];
+    uint64_t seconds;
+    time_t at;
+    struct tm utc;
+
+    if (text == NULL)
+        return true;
+    if (duration_parse(text, &seconds) != ERR_OK) {
+        complain("--%s: %s is no time span; say 30d", option, text);
+        return false;
+    }
+    at = time(NULL) + (strcmp(member, "expiresBefore") == 0 ? (time_t)seconds : -(time_t)seconds);
+    gmtime_r(&at, &utc);
+    strftime(moment, sizeof moment, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    json_object_set_new(filter, member, json_string(moment));
+    return true;
+}
+
+static bool add_filter(json_t *body, const struct arguments *arguments)
+{
+    json_t *filter = json_object(), *ids = json_array();
+    const char *unused = arguments_value(arguments, "unused-for");
+    uint64_t seconds = 0;
+    bool is_good;
+
+    for (size_t i = 1; i < arguments->count; i++)
+        json_array_append_new(ids, json_string(arguments->positional[i]));
+    if (json_array_size(ids) > 0)
+        json_object_set(filter, "ids", ids);
+    json_decref(ids);
+    add_text(filter, "name", arguments_value(arguments, "name"));
+    add_text(filter, "userId", arguments_value(arguments, "user"));
+    add_text(filter, "tenantId", arguments_value(arguments, "tenant"));
+    is_good = add_moment(filter, "createdBefore", "older-than", arguments_value(arguments, "older-than"))
+              && add_moment(filter, "expiresBefore", "expires-within", arguments_value(arguments, "expires-within"));
+    if (is_good && unused != NULL && duration_parse(unused, &seconds) != ERR_OK) {
+        complain("--unused-for: %s is no time span; say 30d", unused);
+        is_good = false;
+    }
+    if (seconds != 0)
+        json_object_set_new(filter, "unusedFor", json_integer((json_int_t)seconds));
+    json_object_set_new(body, "filter", filter);
+    return is_good;
+}
+
+/* Page by page until nothing is left that the filter picks; a dry run shows the first page. */
+static enum exit_code change_pages(struct cli *cli, const json_t *body)
+{
+    enum exit_code result = EXIT_DONE;
+    bool has_more = true;
+
+    while (result == EXIT_DONE && has_more) {
+        json_t *answer = NULL;
+
+        result = api_call(cli, "POST", "/api/v1/keys/bulk", body, &answer);
+        if (result == EXIT_DONE)
+            show_object(cli, answer);
+        has_more = json_is_true(json_object_get(answer, "more")) && !json_is_true(json_object_get(answer, "dryRun"))
+                   && json_integer_value(json_object_get(answer, "count")) > 0;
+        json_decref(answer);
+    }
+    return result;
+}
+
+static enum exit_code key_bulk(struct cli *cli, const struct arguments *arguments)
+{
+    const char *action = arguments->positional[0];
+    const bool is_dry_run = arguments_value(arguments, "dry-run") != NULL;
+    json_t *body = json_pack("{s:s, s:b, s:i}", "action", action, "dryRun", is_dry_run, "limit", 500);
+    enum exit_code result = EXIT_MISUSE;
+
+    if (body == NULL) {
+        complain("the action must be UTF-8 text");
+        return EXIT_MISUSE;
+    }
+    add_text(body, "reason", arguments_value(arguments, "reason"));
+    if (add_filter(body, arguments)
+        && (is_dry_run || strcmp(action, "enable") == 0 || strcmp(action, "disable") == 0
+            || confirm(cli, action, "all keys that this picks", &result)))
+        result = change_pages(cli, body);
+    json_decref(body);
+    return result;
+}
+
+static const struct option_row bulk_options[] = {
+    { "dry-run", NULL, "only show what would be changed" },
+    { "name", "NAME", "keys of this name" },
+    { "user", "ID", "keys of this owner" },
+    { "tenant", "ID", "keys of this tenant" },
+    { "older-than", "SPAN", "keys made so long ago, such as 365d" },
+    { "unused-for", "SPAN", "keys not used for so long" },
+    { "expires-within", "SPAN", "keys that end so soon" },
+    { "reason", "TEXT", "kept with the keys and in the trail" },
+    { "yes", NULL, "do not ask" },
+    { 0 }
+};
 static const struct option_row create_options[] = {
     { "name", "NAME", "for people" },
     { "scope", "SCOPE", "read, write, admin, proxy, metrics or health; may be repeated" },
@@ -381,6 +481,9 @@ const struct command key_commands[] = {
       key_rotate },
     { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1,
       ARGUMENTS_MAX, true, key_delete },
+    { "key", "bulk", "ACTION [ID...]", "revoke, disable, enable or delete all keys that the options pick",
+      "  mcpgw key bulk disable --unused-for 90d --dry-run\n  mcpgw key bulk revoke --user USER_ID --reason 'left' --yes\n",
+      bulk_options, 1, ARGUMENTS_MAX, true, key_bulk },
     { "key", "verify", "", "is this key valid, and whose is it; exit code 1 when not",
       "  mcpgw key verify --key-file robot.key\n  mcpgw key verify < robot.key\n", verify_options, 0, 0, true,
       key_verify },

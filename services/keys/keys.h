@@ -12,6 +12,7 @@
 #include "common/config.h"
 #include "common/encode.h"
 #include "common/service.h"
+#include "services/keys/bulk_rules.h"
 #include "services/keys/feed.h"
 #include "services/keys/issuers.h"
 #include "services/keys/keys_json.h"
@@ -49,6 +50,7 @@ struct pending {
         struct key_fields key;
         struct server_fields server;
         struct tenant_fields tenant;
+        struct bulk_fields bulk;
         struct page_query page;
         uint64_t overlap_s;           /* of a rotation */
     } in;

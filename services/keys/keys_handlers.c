@@ -13,6 +13,7 @@
 #include "common/scope.h"
 #include "services/keys/issuers_handlers.h"
 #include "services/keys/key_life.h"
+#include "services/keys/bulk.h"
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
@@ -583,6 +584,7 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_session_end] = begin_session_end,
     [OPERATION_issuer_list] = begin_issuer_list,
     [OPERATION_token_explain] = begin_token_explain,
+    [OPERATION_key_bulk] = begin_key_bulk,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)

@@ -679,7 +679,7 @@ static bool decode_value(const uint8_t *from, size_t length, char *text, size_t 
 }
 
 /* RFC 3339 5.6, loosely: Postgres reads the rest, and refuses what is no moment. */
-static bool is_moment(const char *text)
+bool keys_moment_is_valid(const char *text)
 {
     size_t length = strlen(text);
 
@@ -728,7 +728,7 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
         return false;
     if (strcmp(name, "from") == 0 || strcmp(name, "to") == 0) {
         snprintf(name[0] == 'f' ? query->from : query->to, sizeof query->from, "%.32s", value);
-        return is_moment(value);
+        return keys_moment_is_valid(value);
     }
     if (strcmp(name, "outcome") == 0) {
         snprintf(query->outcome, sizeof query->outcome, "%.16s", value);

@@ -133,6 +133,7 @@ bool keys_take_id(const json_t *value, char *text, size_t limit);       /* `text
 bool keys_take_label(const json_t *value, size_t limit, char *text);    /* `limit` characters of UTF-8, 4 * limit + 1 bytes; null: "" */
 bool keys_take_number(const json_t *value, uint64_t limit, uint64_t *ret_number);    /* from 1; null: 0 */
 bool keys_take_scopes(const json_t *value, uint64_t *ret_scopes);
+bool keys_moment_is_valid(const char *text);    /* RFC 3339, loosely */
 /* Is the word of `length` bytes one of the list's, with commas between? */
 bool keys_list_has(const char *list, const char *word, size_t length);
 

@@ -138,6 +138,15 @@ def on_user_list(world, operation, actor, call):
     assert ("max" in seen, "gil" in seen, "nils" in seen) == (rank == "OPERATOR" or tenant == "acme", rank == "OPERATOR" or tenant == "globex", rank == "OPERATOR")
 
 
+def on_bulk(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    for place, owner in {"own": user, **OWNERS}.items():
+        seen = place == "own" or rank == "OPERATOR" or (rank == "TENANT" and place == tenant)
+        key = world.key(owner)
+        reply = call({"action": "revoke", "filter": {"ids": [key]}})
+        assert reply["status"] == 200 and reply.json["ids"] == ([key] if seen else []), (operation, actor, place, reply)
+
+
 def allowed(status, body=None, **fields):
     """Who may make the call at all may make this one."""
     def check(world, operation, actor, call):
@@ -162,7 +171,7 @@ def create_key(world, operation, actor, call):
 CHECKS = {
     "key_create": create_key, "key_list": on_list(keys_of_all), "key_get": on_key(), "key_update": on_key({"name": "x"}),
     "key_enable": on_key(), "key_disable": on_key(), "key_revoke": on_key(), "key_delete": on_key(), "key_rotate": on_key(),
-    "key_verify": allowed(200, {"key": "mcp_x"}),
+    "key_bulk": on_bulk, "key_verify": allowed(200, {"key": "mcp_x"}),
     "server_create": allowed(201, lambda w: {"slug": f"new{w.serial + 1}", "url": w.server(None) and "http://127.0.0.1:1/"}),
     "server_list": on_list(servers_of_all), "server_get": on_server_read,
     "server_update": allowed(200, {"enabled": False}, object=lambda w: w.server("globex")),
@@ -172,6 +181,7 @@ CHECKS = {
     "tenant_resume": allowed(200, object="globex"), "tenant_delete": allowed(409, object="globex"),
     "user_list": on_user_list, "user_get": on_user(), "user_suspend": on_user(oneself=409), "user_resume": on_user(), "user_sign_out": on_user(),
     "session_list": on_user(), "session_end": on_session,
+    "issuer_list": allowed(200), "token_explain": allowed(200, {"token": "a.b.c"}),
     "audit_list": allowed(200), "status": allowed(200),
 }
 
