@@ -52,6 +52,13 @@ struct answer answer_begin_proxied(struct exchange *exchange, int status)
     writer_literal(&answer.head, "\r\nX-Request-Id: ");
     writer_text(&answer.head, exchange->request_id);
     writer_literal(&answer.head, "\r\n");
+    if (exchange->observes)
+        answer_field(&answer, "X-Mcpgw-Enforce", "observe");
+    if (exchange->would_refuse != 0) {
+        writer_literal(&answer.head, "X-Mcpgw-Would-Refuse: ");
+        writer_u64(&answer.head, (uint64_t)exchange->would_refuse);
+        writer_literal(&answer.head, "\r\n");
+    }
     if (exchange->is_public)
         answer_field(&answer, "Access-Control-Allow-Origin", "*");
     else if (exchange->is_mcp)

@@ -129,6 +129,17 @@ static void describe_degraded(struct call *call)
                  call->charge.degraded ? "\"ratelimit\"" : "");
 }
 
+/* What would have been refused shows in the trail (design: observe is counted and audited). */
+static void describe_observed(struct call *call)
+{
+    struct audit_event *event = &call->event;
+
+    if (event->reason[0] == '\0')
+        set_text(event->reason, sizeof event->reason,
+                 call->verdict.error != ERR_OK && call->verdict.reason[0] != '\0' ? call->verdict.reason : err_code(call->observed));
+    snprintf(event->details, sizeof event->details, "{\"observed\":%d}", err_http_status(call->observed));
+}
+
 static void describe_call(const struct dispatch *d, struct call *call)
 {
     struct audit_event *event = &call->event;
@@ -137,6 +148,8 @@ static void describe_call(const struct dispatch *d, struct call *call)
         describe_success(call);
     else
         describe_refusal(call);
+    if (call->err == ERR_OK && call->observed != ERR_OK)
+        describe_observed(call);
     if (call->started_us != 0)
         event->latency_us = d->now_us > call->started_us ? d->now_us - call->started_us : 0;
     if ((call->steps & CALL_VERDICT) == 0)
@@ -171,6 +184,10 @@ void call_end_early(struct dispatch *d, struct call *call, enum err err)
 {
     call->err = err;
     count_attempt(call);
+    if (call->observes && call->object_err == ERR_OK && (err == ERR_UNVERIFIED || err == ERR_DENIED || err == ERR_RATE_LIMITED)) {
+        call->observed = err;
+        call->err = ERR_OK;
+    }
     if (call->started_us != 0 && d->now_us > call->started_us)
         histogram_observe_us(HISTOGRAM_request_latency, d->now_us - call->started_us);
     if ((call->steps & CALL_RECORD) != 0)

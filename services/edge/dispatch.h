@@ -73,11 +73,13 @@ struct call {
     uint64_t status_if_ok;                    /* status of the event when all steps succeed; 0: it is not the answer (decision) */
     uint64_t started_us;                      /* monotonic, for latency_us */
     enum err object_err;                      /* not ERR_OK: what a good verdict becomes (the server asked about is unknown) */
+    bool observes;                            /* a refusal for lack of credential, scope or budget lets the call through */
     bool needs_second_factor;                 /* ERR_DENIED, reason second_factor, for a verdict without one */
     char object_tenant[81];                   /* not "": ERR_DENIED for who acts in another tenant */
 
     /* out */
     enum err err;                             /* the answer's error; ERR_OK: all steps done */
+    enum err observed;                        /* what it would have been; the caller may set it for a call without a verdict */
     struct verdict verdict;                   /* after CALL_VERDICT; zero when authz gave none */
     struct charge charge;                     /* after CALL_CHARGE */
     struct manage_reply reply;                /* after CALL_MANAGE; its body VIEW lies in reply_buffer */

@@ -127,9 +127,17 @@ static enum err start_authorization(struct edge *edge, char *reterr, size_t rete
 {
     static const char *const guarded[] = { "/mcp", "/api/v1", "/auth/check", "/metrics", "/oauth", NULL };
     const struct edge_config *config = edge->config;
+    static const char *const observed[] = { "/mcp", "/auth/check", NULL };
     const char *entry = "";
     size_t length = 0;
 
+    if (path_list_check(config->observe_paths, observed, &entry, &length) != ERR_OK) {
+        snprintf(reterr, reterr_size, "observe_paths: %.*s: a path below /mcp or /auth/check is expected", length > 100 ? 100 : (int)length, entry);
+        return ERR_UNPROCESSABLE;
+    }
+    if (config->observe_paths[0] != '\0')
+        log_warn("enforcement_is_off", log_text("observe_paths", config->observe_paths),
+                 log_text("effect", "requests that would be refused there are let through and recorded"));
     if (path_list_check(config->second_factor_paths, guarded, &entry, &length) != ERR_OK) {
         snprintf(reterr, reterr_size, "second_factor_paths: %.*s: a path below /mcp, /api/v1, /auth/check, /oauth or /metrics is expected",
                  length > 100 ? 100 : (int)length, entry);

@@ -56,6 +56,8 @@ struct exchange {
     uint64_t started_us;                  /* monotonic */
     uint64_t body_bytes;                  /* taken so far */
     bool is_mcp; /* refusals are JSON-RPC errors where a client expects them, with CORS fields */
+    bool observes;                        /* refusals are let through here; every answer says so */
+    int would_refuse;                     /* the status this request would have had otherwise; 0: none */
     bool is_public; /* any page may read the answer */
     bool body_is_done;                    /* read to its end */
     bool must_close;

@@ -104,6 +104,14 @@ static void on_server_entry(struct dispatch *d, const struct server_entry *entry
     registry->page_count++;
 }
 
+static void warn_of_observers(const struct registry *registry)
+{
+    for (size_t i = 0; i < registry->count; i++)
+        if (registry->entries[i].observes)
+            log_warn("enforcement_is_off", log_text("server", registry->entries[i].slug),
+                     log_text("effect", "requests that would be refused there are let through and recorded"));
+}
+
 static void on_servers_page(struct dispatch *d, const struct servers_page *page)
 {
     struct registry *registry = &d->feed.registry;
@@ -116,6 +124,7 @@ static void on_servers_page(struct dispatch *d, const struct servers_page *page)
         ask_page(d, registry->entries[registry->count - 1].slug);
         return;
     }
+    warn_of_observers(registry);
     servers_replace(d->options.servers, registry->entries, registry->count, page->sequence);
     log_info("registry_loaded", log_number("servers", registry->count), log_number("sequence", page->sequence));
     registry->entries = NULL;

@@ -162,11 +162,9 @@ static enum err parse_need(const char *query, struct need *ret_need)
  * The server a caller asks about opens to whom /mcp/{server} opens it.  One that is not registered opens to nobody; 403
  * tells it, because proxies make an error of their own of any other refusal.
  */
-static void need_server(const struct exchange *exchange, const struct need *need, struct call *call)
+static void need_server(const struct need *need, enum err found, const struct server_entry *server, struct call *call)
 {
     const char *slug = need->server;
-    struct server_entry server;
-    enum err err;
 
     if (slug[0] == '\0')
         return;
@@ -174,10 +172,9 @@ static void need_server(const struct exchange *exchange, const struct need *need
     text_copy(call->event.server, sizeof call->event.server, slug);
     text_copy(call->verdict_request.tool, sizeof call->verdict_request.tool, need->tool);
     text_copy(call->event.tool, sizeof call->event.tool, need->tool);
-    err = servers_find(exchange->edge->servers, slug, &server);
-    call->object_err = err == ERR_NOT_FOUND ? ERR_DENIED : err;
-    if (err == ERR_OK)
-        text_copy(call->object_tenant, sizeof call->object_tenant, server.tenant_id);
+    call->object_err = found == ERR_NOT_FOUND ? ERR_DENIED : found;
+    if (found == ERR_OK)
+        text_copy(call->object_tenant, sizeof call->object_tenant, server->tenant_id);
 }
 
 /* The path of a URI or URL, without query and origin. */
@@ -229,9 +226,11 @@ static void take_originals(struct exchange *exchange, const struct route_match *
 void forward_auth_answer(struct exchange *exchange, const struct route_match *match)
 {
     struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    struct server_entry server;
     struct answer answer;
     struct need need;
     struct call *call;
+    enum err found = ERR_NOT_FOUND;
 
     if (parse_need(exchange->query, &need) != ERR_OK) {
         const struct refusal refusal = {
@@ -243,10 +242,12 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
         answer_refuse_early(exchange, &refusal, "query");
         return;
     }
-    call = gate_prepare(exchange, need.scopes, need.for_nginx);
+    if (need.server[0] != '\0')
+        found = servers_find(exchange->edge->servers, need.server, &server);
+    call = gate_prepare_for(exchange, need.scopes, need.for_nginx, found == ERR_OK ? &server : NULL);
     if (call == NULL)
         return;
-    need_server(exchange, &need, call);
+    need_server(&need, found, &server, call);
     take_originals(exchange, match, &call->event);
     if (!gate_pass(exchange, call, need.for_nginx))
         return;

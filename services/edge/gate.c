@@ -9,6 +9,7 @@
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/credentials.h"
+#include "services/edge/own_auth.h"
 #include "services/edge/path_list.h"
 
 void gate_copy_text(char *into, size_t size, const char *text)
@@ -101,30 +102,18 @@ static enum err find_credential(const struct exchange *exchange, struct credenti
     return credentials_are_same_site(exchange->head, &site) ? ERR_OK : ERR_DENIED;
 }
 
-struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx)
+/* The parts of a call that every request has. */
+static struct call *begin_call(struct exchange *exchange)
 {
     struct call *call = &exchange->space->call;
     const struct edge_config *config = exchange->edge->config;
-    struct credential credential;
-    const char *reason = NULL;
-    enum err err = find_credential(exchange, &credential, &reason);
 
-    if (err != ERR_OK) {
-        refuse_credential(exchange, err, reason, needed_scopes, for_nginx);
-        return NULL;
-    }
     memset(call, 0, sizeof *call);
-    call->steps = CALL_VERDICT | CALL_CHARGE | CALL_RECORD;
     call->started_us = exchange->started_us;
     call->deadline_us = exchange->started_us + config->decision_ms * 1000;
     call->status_if_ok = 200;
     call->on_failure = config->limit_locally ? 1 : 0;
-    call->needs_second_factor = path_list_has(config->second_factor_paths, exchange->path);
-    call->verdict_request.needed = needed_scopes;
-    credentials_digest(&credential, &call->verdict_request);
-    if (credential.method != AUTH_API_KEY)
-        call->token = (struct view){ (const uint8_t *)credential.text, credential.length };
-    text_copy(call->verdict_request.address, sizeof call->verdict_request.address, exchange->address);
+    call->observes = exchange->observes;
     text_copy(call->event.event, sizeof call->event.event, "request");
     text_copy(call->event.request_id, sizeof call->event.request_id, exchange->request_id);
     text_copy(call->event.address, sizeof call->event.address, exchange->address);
@@ -133,12 +122,67 @@ struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, boo
     return call;
 }
 
+/* A request that would be refused before authz is asked, let through: it is recorded as any other. */
+static struct call *observe_refusal(struct exchange *exchange, enum err err, const char *reason)
+{
+    struct call *call = begin_call(exchange);
+
+    call->steps = CALL_RECORD;
+    call->observed = err;
+    text_copy(call->event.reason, sizeof call->event.reason, reason);
+    return call;
+}
+
+struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx, const struct server_entry *server)
+{
+    const struct edge_config *config = exchange->edge->config;
+    struct credential credential = { 0 };
+    const char *reason = NULL;
+    enum err err = find_credential(exchange, &credential, &reason);
+    struct call *call;
+
+    exchange->observes = (server != NULL && server->observes) || path_list_has(config->observe_paths, exchange->path);
+    if (err != ERR_OK && err != ERR_MALFORMED && exchange->observes)
+        return observe_refusal(exchange, err, reason);
+    if (err != ERR_OK) {
+        refuse_credential(exchange, err, reason, needed_scopes, for_nginx);
+        return NULL;
+    }
+    if (server != NULL && server->own_auth && credential.beside != NULL
+        && own_auth_is_for(credential.text, credential.length, server->resource))
+        credential = (struct credential){ .method = AUTH_API_KEY, .text = credential.beside, .length = credential.beside_length };
+    call = begin_call(exchange);
+    call->steps = CALL_VERDICT | CALL_CHARGE | CALL_RECORD;
+    call->needs_second_factor = (server != NULL && server->second_factor) || path_list_has(config->second_factor_paths, exchange->path);
+    call->verdict_request.needed = needed_scopes;
+    credentials_digest(&credential, &call->verdict_request);
+    if (credential.method != AUTH_API_KEY)
+        call->token = (struct view){ (const uint8_t *)credential.text, credential.length };
+    text_copy(call->verdict_request.address, sizeof call->verdict_request.address, exchange->address);
+    return call;
+}
+
+struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx)
+{
+    return gate_prepare_for(exchange, needed_scopes, for_nginx, NULL);
+}
+
+/* What was let through carries no identity that did not verify. */
+static void mark_observed(struct exchange *exchange, struct call *call)
+{
+    exchange->would_refuse = err_http_status(call->observed);
+    metric_add(METRIC_observed, 1);
+    if (call->observed == ERR_UNVERIFIED)
+        memset(&call->verdict, 0, sizeof call->verdict);
+}
+
 bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx)
 {
     dispatch_call(exchange->edge->dispatch, call);
+    if (call->err == ERR_OK && call->observed != ERR_OK)
+        mark_observed(exchange, call);
     if (call->err == ERR_OK)
         return true;
-    if (call->err != ERR_TOOL_WANTED)
-        answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
+    answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
     return false;
 }

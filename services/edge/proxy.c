@@ -25,8 +25,10 @@
 #include "common/reach.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
+#include "services/edge/credentials.h"
 #include "services/edge/gate.h"
 #include "services/edge/identity.h"
+#include "services/edge/own_auth.h"
 #include "services/edge/problem.h"
 #include "services/edge/proxy_fields.h"
 #include "services/edge/tool.h"
@@ -59,6 +61,7 @@ struct transfer {
     struct proxy_client *client;
     struct call *call;
     struct server_entry server;
+    bool passes_token;                   /* the client's own token travels on: it is made for this server */
     struct stream stream;
     struct curl_slist *request_fields;
     int client_fd;
@@ -289,7 +292,7 @@ static size_t end_head(struct transfer *transfer, size_t size)
         return size;    /* 1xx is between the upstream and us */
     if (transfer->status < 200 || transfer->status > 599)
         return fail_upstream(transfer, "the upstream answered with a status that is none");
-    if (transfer->status == 401 || transfer->status == 407)
+    if ((transfer->status == 401 && !transfer->server.own_auth) || transfer->status == 407)
         return fail_upstream(transfer, "the upstream refused the gateway's own request for lack of credentials");
     if (transfer->has_coding)
         transfer->has_length = false;    /* RFC 9112 6.3: the coding wins, and we frame anew */
@@ -454,12 +457,17 @@ static bool add_client_fields(struct transfer *transfer)
 static bool add_token(struct transfer *transfer)
 {
     struct identity *identity = transfer->exchange->edge->identity;
+    const struct http_field *authorization = http_head_find(transfer->exchange->head, HTTP_AUTHORIZATION);
     char value[sizeof "Bearer " + IDENTITY_TOKEN_SIZE] = "Bearer ";
+    char *token = value + sizeof "Bearer " - 1;
 
-    if (identity == NULL)
+    if (transfer->passes_token && !add_field(transfer, "Authorization", authorization->value))
+        return false;
+    if (identity == NULL || transfer->call->verdict.auth_method == AUTH_NONE)
         return true;
-    return identity_token(identity, &transfer->call->verdict, transfer->server.slug, value + sizeof "Bearer " - 1) == ERR_OK
-           && add_field(transfer, "Authorization", value);
+    if (identity_token(identity, &transfer->call->verdict, transfer->server.slug, token) != ERR_OK)
+        return false;
+    return transfer->passes_token ? add_field(transfer, "X-Mcpgw-Identity", token) : add_field(transfer, "Authorization", value);
 }
 
 static bool add_identity(struct transfer *transfer)
@@ -688,6 +696,8 @@ static enum err judge_again(struct transfer *transfer)
     struct call *call = transfer->call;
     const struct verdict before = call->verdict;
 
+    if (call->verdict_request.method == AUTH_NONE)
+        return ERR_OK;    /* observed without a credential: there is nothing to judge */
     memset(&call->own, 0, sizeof call->own);
     call->steps = CALL_VERDICT;
     call->deadline_us = clock_monotonic_us() + transfer->exchange->edge->config->decision_ms * 1000;
@@ -937,6 +947,20 @@ static bool pass_gate(struct transfer *transfer)
     return call->err == ERR_TOOL_WANTED && learn_tool(transfer) && gate_pass(transfer->exchange, call, false);
 }
 
+/* The trail tells of every request whose token may travel. */
+static void note_own_token(struct transfer *transfer, enum err found)
+{
+    struct credential credential;
+    const char *reason;
+
+    if (found != ERR_OK || !transfer->server.own_auth
+        || credentials_find(transfer->exchange->head, "", &credential, &reason) != ERR_OK || credential.method != AUTH_OAUTH)
+        return;
+    transfer->passes_token = own_auth_is_for(credential.text, credential.length, transfer->server.resource);
+    if (transfer->passes_token)
+        text_copy(transfer->call->event.details, sizeof transfer->call->event.details, "{\"upstreamAuth\":\"own\"}");
+}
+
 void proxy_answer(struct exchange *exchange, const struct route_match *match)
 {
     struct transfer transfer = { .exchange = exchange, .client_fd = -1 };
@@ -949,9 +973,10 @@ void proxy_answer(struct exchange *exchange, const struct route_match *match)
     slug[match->object_length] = '\0';
     transfer.stream.opened_at = streams_applied(exchange->edge->streams);
     found = servers_find(exchange->edge->servers, slug, &transfer.server);
-    transfer.call = gate_prepare(exchange, match->route->scope, false);
+    transfer.call = gate_prepare_for(exchange, match->route->scope, false, found == ERR_OK ? &transfer.server : NULL);
     if (transfer.call == NULL)
         return;
+    note_own_token(&transfer, found);
     text_copy(transfer.call->verdict_request.server, sizeof transfer.call->verdict_request.server, slug);
     text_copy(transfer.call->event.server, sizeof transfer.call->event.server, slug);
     transfer.call->status_if_ok = found == ERR_OK ? 0 : (uint64_t)err_http_status(found);
@@ -964,7 +989,7 @@ void proxy_answer(struct exchange *exchange, const struct route_match *match)
     transfer.client_fd = exchange_fd(exchange);
     if (found != ERR_OK)
         answer_refuse(exchange, &(struct refusal){ .err = found });
-    else if (transfer.server.tenant_id[0] != '\0'
+    else if (transfer.server.tenant_id[0] != '\0' && transfer.call->observed != ERR_UNVERIFIED
              && strcmp(transfer.server.tenant_id, transfer.call->verdict.tenant_id) != 0)
         refuse_after_decision(&transfer, ERR_NOT_FOUND, 0, NULL, "tenant");
     else if (transfer.client == NULL)

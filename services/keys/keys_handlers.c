@@ -373,7 +373,9 @@ static enum err begin_key_verify(struct pending *p, const json_t *body, const st
 static bool is_same_server(const struct server_row *row, const struct server_fields *fields)
 {
     return strcmp(row->url, fields->url) == 0 && strcmp(row->name, fields->name) == 0
-        && strcmp(row->tenant_id, fields->tenant_id) == 0 && row->enabled == fields->enabled;
+        && strcmp(row->tenant_id, fields->tenant_id) == 0 && row->enabled == fields->enabled
+        && (strcmp(row->upstream_auth, "own") == 0) == fields->own_auth && strcmp(row->resource, fields->resource) == 0
+        && row->second_factor == fields->second_factor && (strcmp(row->enforce, "observe") == 0) == fields->observes;
 }
 
 /* The statement behind act and claim. */
@@ -777,7 +779,8 @@ static void on_servers_page(void *owner, enum postgres_outcome outcome, PGresult
     if (outcome == PG_DONE)
         page.sequence = store_read_sequence(results[0]);
     for (int i = 0; outcome == PG_DONE && store_read_page_server(results[0], i, &row); i++) {
-        struct server_entry entry = { .enabled = row.enabled };
+        struct server_entry entry = { .enabled = row.enabled, .own_auth = strcmp(row.upstream_auth, "own") == 0,
+                                      .second_factor = row.second_factor, .observes = strcmp(row.enforce, "observe") == 0 };
 
         page.more = page.count == STORE_SERVERS_MAX;
         if (page.more)
@@ -785,6 +788,7 @@ static void on_servers_page(void *owner, enum postgres_outcome outcome, PGresult
         snprintf(entry.slug, sizeof entry.slug, "%s", row.slug);
         snprintf(entry.url, sizeof entry.url, "%s", row.url);
         snprintf(entry.tenant_id, sizeof entry.tenant_id, "%s", row.tenant_id);
+        snprintf(entry.resource, sizeof entry.resource, "%s", row.resource);
         bus_reply(p->keys->bus, &p->token, MESSAGE_server_entry, &entry);
         page.count++;
     }

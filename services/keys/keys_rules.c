@@ -587,6 +587,55 @@ const char *keys_url_fault(const char *url)
     return authority_fault(authority, strcspn(authority, "/?"));
 }
 
+/* A text that is one of two. */
+static bool take_choice(const json_t *value, const char *off, const char *on, bool *ret_is_on)
+{
+    const char *text = json_string_value(value);
+
+    *ret_is_on = text != NULL && strcmp(text, on) == 0;
+    return *ret_is_on || (text != NULL && strcmp(text, off) == 0);
+}
+
+static bool take_resource(const json_t *value, char resource[KEYS_RESOURCE_MAX + 1])
+{
+    const char *text = json_string_value(value);
+
+    resource[0] = '\0';
+    if (json_is_null(value))
+        return true;
+    if (text == NULL || text[0] == '\0' || json_string_length(value) > KEYS_RESOURCE_MAX)
+        return false;
+    for (const char *at = text; *at != '\0'; at++)
+        if (*at <= ' ' || *at >= 0x7f)
+            return false;
+    memcpy(resource, text, strlen(text) + 1);
+    return json_string_length(value) == strlen(text);
+}
+
+/* How a server authenticates and how strictly its callers are; ERR_NOT_FOUND: another field. */
+static enum err take_policy_field(const char *name, const json_t *value, struct server_fields *fields, struct problem *reterr)
+{
+    if (strcmp(name, "upstreamAuth") == 0) {
+        fields->has_upstream_auth = true;
+        return take_choice(value, "gateway", "own", &fields->own_auth) ? ERR_OK : refuse(reterr, name, "gateway or own");
+    }
+    if (strcmp(name, "enforce") == 0) {
+        fields->has_enforce = true;
+        return take_choice(value, "on", "observe", &fields->observes) ? ERR_OK : refuse(reterr, name, "on or observe");
+    }
+    if (strcmp(name, "secondFactor") == 0) {
+        fields->has_factor = true;
+        fields->second_factor = json_is_true(value);
+        return json_is_boolean(value) ? ERR_OK : refuse(reterr, name, "true or false");
+    }
+    if (strcmp(name, "resource") == 0) {
+        fields->has_resource = true;
+        return take_resource(value, fields->resource) ? ERR_OK
+            : refuse(reterr, name, "what tokens for this server name as aud: 1 to 256 printable characters without blanks, or null");
+    }
+    return ERR_NOT_FOUND;
+}
+
 static enum err take_server_field(const char *name, const json_t *value, struct server_fields *fields,
                                   struct problem *reterr)
 {
@@ -612,8 +661,11 @@ static enum err take_server_field(const char *name, const json_t *value, struct 
         fields->enabled = json_is_true(value);
         return json_is_boolean(value) ? ERR_OK : refuse(reterr, name, "true or false");
     }
-    if (strcmp(name, "slug") != 0)
-        return refuse_unknown(name, reterr);
+    if (strcmp(name, "slug") != 0) {
+        const enum err err = take_policy_field(name, value, fields, reterr);
+
+        return err == ERR_NOT_FOUND ? refuse_unknown(name, reterr) : err;
+    }
     if (text == NULL || !keys_slug_is_valid(text))
         return refuse(reterr, name, "1 to 64 of the characters a-z 0-9 -");
     fields->has_slug = true;
@@ -640,6 +692,10 @@ enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields
         return refuse(reterr, "url", "the URL of the MCP endpoint");
     if (!is_new && ret_fields->has_slug)
         return refuse(reterr, "slug", "a server keeps its slug");
+    if (ret_fields->has_upstream_auth && ret_fields->own_auth && ret_fields->resource[0] == '\0')
+        return refuse(reterr, "resource", "with upstreamAuth own: what tokens for this server name as aud");
+    if (ret_fields->has_resource && ret_fields->resource[0] == '\0' && !is_new && !ret_fields->has_upstream_auth)
+        return refuse(reterr, "upstreamAuth", "gateway, in the same request that takes the resource away");
     return ERR_OK;
 }
 

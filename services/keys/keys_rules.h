@@ -60,10 +60,13 @@ struct key_fields {
     struct key_reach reach;
 };
 
+#define KEYS_RESOURCE_MAX 256u    /* a value of `aud` */
+
 struct server_fields {
-    bool has_slug, has_url, has_name, has_tenant, has_enabled;
+    bool has_slug, has_url, has_name, has_tenant, has_enabled, has_upstream_auth, has_resource, has_factor, has_enforce;
     char slug[65], url[KEYS_URL_MAX + 1], name[KEYS_NAME_SIZE], tenant_id[81];
-    bool enabled;
+    char resource[KEYS_RESOURCE_MAX + 1];                    /* "": null */
+    bool enabled, own_auth, second_factor, observes;
 };
 
 enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS };

@@ -35,7 +35,8 @@ enum key_column {
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
 #define LIST(lines) "string_to_array(" lines ", chr(10))"
 #define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
-#define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") " FROM mcpgw.server "
+#define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") \
+    ", upstream_auth, resource, second_factor, enforce FROM mcpgw.server "
 
 static const struct postgres_statement statements[] = {
     { "act", "SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.event', $1, true),"
@@ -119,10 +120,13 @@ static const struct postgres_statement statements[] = {
 
     { "server_get", SERVER_SELECT "WHERE slug = $1" },
     { "server_list", SERVER_SELECT "WHERE slug > $1 AND ($2::text IS NULL OR tenant_id IS NULL OR tenant_id = $2) ORDER BY slug LIMIT $3::int" },
-    { "server_create", "INSERT INTO mcpgw.server (slug, url, name, tenant_id, enabled, created_at, updated_at)"
-                       " SELECT $4, $5, $6, $7, $8::boolean, " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
+    { "server_create", "INSERT INTO mcpgw.server (slug, url, name, tenant_id, enabled, upstream_auth, resource, second_factor, enforce,"
+                       " created_at, updated_at) SELECT $4, $5, $6, $7, $8::boolean, $9, $10, $11::boolean, $12, " NOW_MS ", " NOW_MS
+                       " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
     { "server_update", "UPDATE mcpgw.server SET updated_at = " NOW_MS ", url = coalesce($5, url), enabled = coalesce($6::boolean, enabled),"
-                       " name = CASE WHEN $7::boolean THEN $8 ELSE name END, tenant_id = CASE WHEN $9::boolean THEN $10 ELSE tenant_id END"
+                       " name = CASE WHEN $7::boolean THEN $8 ELSE name END, tenant_id = CASE WHEN $9::boolean THEN $10 ELSE tenant_id END,"
+                       " upstream_auth = coalesce($11, upstream_auth), resource = CASE WHEN $12::boolean THEN $13 ELSE resource END,"
+                       " second_factor = coalesce($14::boolean, second_factor), enforce = coalesce($15, enforce)"
                        " WHERE slug = $4 AND " CLAIMED },
     { "server_delete", "DELETE FROM mcpgw.server WHERE slug = $4 AND " CLAIMED },
     { "servers_page", "SELECT s.value, v.* FROM mcpgw.change_sequence s LEFT JOIN LATERAL (" SERVER_SELECT
@@ -535,6 +539,10 @@ enum err store_create_server(struct store *store, const struct store_actor *acto
     step_value(step, text_or_null(fields->name));
     step_value(step, text_or_null(fields->tenant_id));
     step_value(step, flag(fields->enabled));
+    step_value(step, fields->own_auth ? "own" : "gateway");
+    step_value(step, text_or_null(fields->resource));
+    step_value(step, flag(fields->second_factor));
+    step_value(step, fields->observes ? "observe" : "on");
     return plan_run(&plan, store, actor, "server_get", fn, owner);
 }
 
@@ -553,6 +561,11 @@ enum err store_update_server(struct store *store, const struct store_actor *acto
     step_value(step, text_or_null(fields->name));
     step_value(step, flag(fields->has_tenant));
     step_value(step, text_or_null(fields->tenant_id));
+    step_value(step, !fields->has_upstream_auth ? NULL : fields->own_auth ? "own" : "gateway");
+    step_value(step, flag(fields->has_resource));
+    step_value(step, text_or_null(fields->resource));
+    step_value(step, fields->has_factor ? flag(fields->second_factor) : NULL);
+    step_value(step, !fields->has_enforce ? NULL : fields->observes ? "observe" : "on");
     return plan_run(&plan, store, actor, "server_get", fn, owner);
 }
 
@@ -620,6 +633,10 @@ static void read_server(const PGresult *rows, int row, int first, struct server_
         .enabled = postgres_flag(rows, row, first + 4),
         .created_at = postgres_text(rows, row, first + 5),
         .updated_at = postgres_text(rows, row, first + 6),
+        .upstream_auth = postgres_text(rows, row, first + 7),
+        .resource = postgres_text(rows, row, first + 8),
+        .second_factor = postgres_flag(rows, row, first + 9),
+        .enforce = postgres_text(rows, row, first + 10),
     };
 }
 

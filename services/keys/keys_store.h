@@ -53,6 +53,8 @@ struct key_row {
 struct server_row {
     const char *slug, *url, *name, *tenant_id, *created_at, *updated_at;
     bool enabled;
+    const char *upstream_auth, *resource, *enforce;
+    bool second_factor;
 };
 /* What a changing transaction left. */
 struct store_effect {

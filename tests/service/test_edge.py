@@ -93,10 +93,11 @@ class Peers:
 class Edge:
     """The program, and peers that answer as recorded until told otherwise."""
 
-    def __init__(self, service, tmp, url, roles=("authz", "ratelimit", "keys"), **settings):
+    def __init__(self, service, tmp, url, roles=("authz", "ratelimit", "keys"), server=None, **settings):
         bus = tmp / "bus"
         bus.mkdir(mode=0o700)
         self.port, self.sequence, self.upstream = free_port(), load("change", "key_revoke")["sequence"] - 1, url
+        self.server = server or {}      # fields of the registered servers
         self.process = service("edge", **{
             "MCPGW_LISTEN": f"127.0.0.1:{self.port}", "MCPGW_BUS": f"ipc://{bus}/edge-1", "MCPGW_SPOOL_DIR": str(tmp / "spool"),
             "MCPGW_SPOOL_BYTES": "1048576", "MCPGW_SEGMENT_BYTES": "131072", "MCPGW_THREADS": "32", "MCPGW_DECISION_MS": "9000",
@@ -118,7 +119,7 @@ class Edge:
     def _page(self, _):
         entries = [load("server_entry", case) for case in ("example", "wire")]
         for entry in entries:
-            entry["url"] = self.upstream
+            entry.update(self.server, url=self.upstream)
         return [("server_entry", entry) for entry in entries] + [("servers_page", load("servers_page", "last"))]
 
     def replies(self, verdict=None, charge=None, manage=None, **verdict_fields):

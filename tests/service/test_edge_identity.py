@@ -1,4 +1,6 @@
-"""mcpgw-edge alone: the identity upstreams are shown, verified with PyJWT and the published key set."""
+"""mcpgw-edge alone: the identity upstreams are shown, verified with PyJWT and the published key set; servers that
+authenticate for themselves, that need a second factor, that only observe."""
+import base64
 import http.server
 import json
 import subprocess
@@ -9,7 +11,7 @@ import jwt
 import pytest
 
 from conftest import BIN, wait_until
-from recorded import load
+from recorded import KEYS, digest, load
 from test_edge import start    # noqa: F401 (fixture)
 
 MCPGW = BIN / "mcpgw"
@@ -153,3 +155,94 @@ def test_keys_that_cannot_be_trusted_are_refused_by_name(service, tmp):
         assert process.process.wait(20) in (2, 3)
         assert named in process.log()
     assert made["kid"] in path.name
+
+
+# ---- servers that authenticate for themselves, and gradual rollout -------------------------------------------
+
+def jwt_of(claims):
+    """Signed by nobody we know: what an upstream issues for itself."""
+    encode = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")    # noqa: E731
+    return f"{encode({'alg': 'HS256', 'typ': 'JWT'})}.{encode(claims)}.c2ln"
+
+
+OWN = "api://own"
+
+
+def fields_of(edge, token, key="ci", **headers):
+    answer = edge.call("POST", "/mcp/wire", json={}, key=key, headers={"Authorization": f"Bearer {token}", **headers})
+    assert answer.status_code == 200, answer.text
+    return answer, {name.lower(): value for name, value in answer.json()}
+
+
+def test_a_token_travels_on_only_to_the_server_it_is_made_for(start, tmp):
+    run("rotate", "--keys", tmp / "identity", "--algorithm", "EdDSA")
+    edge = start(MCPGW_IDENTITY_KEYS=str(tmp / "identity"), MCPGW_PUBLIC_URL=PUBLIC, server={"own_auth": True, "resource": OWN})
+    edge.replies("mcp_call", "mcp_call")
+    good = [jwt_of({"aud": OWN}), jwt_of({"aud": [OWN]})]
+    for token in good:
+        _, fields = fields_of(edge, token)
+        assert fields["authorization"] == f"Bearer {token}"
+        verify(edge, fields["x-mcpgw-identity"])
+        asked = edge.peers.take("verdict_request")
+        assert (asked["method"], asked["digest"], asked["beside"]) == (1, digest(KEYS["ci"]), b"")      # the key decides
+        edge.peers.take("charge_request")
+    fields_of(edge, good[0], key=None)
+    assert edge.peers.take("verdict_request")["method"] == 2       # without a key authz judges the token
+    edge.peers.take("charge_request")
+    for claims in ({"aud": [OWN, "api://other"]}, {"aud": "api://other"}, {"aud": []}, {"aud": OWN + "/x"}, {}):
+        token = jwt_of(claims)
+        _, fields = fields_of(edge, token)
+        assert token not in fields["authorization"], claims
+        assert edge.peers.take("verdict_request")["method"] == 2
+        edge.peers.take("charge_request")
+
+
+def test_tokens_stay_here_unless_the_server_says_otherwise(start):
+    edge = start(server={"resource": OWN})
+    edge.replies("mcp_call", "mcp_call")
+    _, fields = fields_of(edge, jwt_of({"aud": OWN}))
+    assert "authorization" not in fields
+
+
+def test_a_server_that_observes_lets_through_and_marks(start, tmp):
+    run("rotate", "--keys", tmp / "identity", "--algorithm", "EdDSA")
+    edge = start(MCPGW_IDENTITY_KEYS=str(tmp / "identity"), MCPGW_PUBLIC_URL=PUBLIC, server={"observes": True})
+    edge.replies("mcp_call", "mcp_call")
+    answer = edge.call("POST", "/mcp/wire", json={})
+    assert answer.headers["X-Mcpgw-Enforce"] == "observe" and "X-Mcpgw-Would-Refuse" not in answer.headers
+    answer = edge.call("POST", "/mcp/wire", json={}, key=None)
+    fields = {name.lower(): value for name, value in answer.json()}
+    assert (answer.status_code, answer.headers["X-Mcpgw-Would-Refuse"]) == (200, "401")
+    assert "authorization" not in fields and fields.get("x-mcpgw-user", "") == ""
+    edge.replies("revoked")
+    answer = edge.call("POST", "/mcp/wire", json={})
+    assert answer.headers["X-Mcpgw-Would-Refuse"] == "401" and "authorization" not in {name.lower() for name, _ in answer.json()}
+    edge.replies("denied")
+    answer = edge.call("POST", "/mcp/wire", json={})
+    assert (answer.status_code, answer.headers["X-Mcpgw-Would-Refuse"]) == (200, "403")
+    edge.replies("limited", "limited")
+    assert edge.call("POST", "/mcp/wire", json={}).headers["X-Mcpgw-Would-Refuse"] == "429"
+    assert edge.metric("mcpgw_observed_total") == 4
+    assert edge.process.events("enforcement_is_off")[0]["server"] == "example"
+    for refused in ({"key": None, "headers": {"Authorization": "Bearer a, Bearer b"}}, {"headers": {"Origin": "https://evil.example"}}):
+        assert edge.call("POST", "/mcp/wire", **refused).status_code in (400, 403)
+    assert edge.call("GET", "/api/v1/keys", key=None).status_code == 401
+
+
+def test_paths_may_only_be_observed_too(start):
+    edge = start(MCPGW_OBSERVE_PATHS="/auth/check/new")
+    edge.replies("allowed", "allowed")
+    assert edge.check(key=None).status_code == 401
+    answer = edge.call("GET", "/auth/check/new/page", key=None)
+    assert (answer.status_code, answer.headers["X-Mcpgw-Would-Refuse"], answer.headers["X-Mcpgw-User"]) == (200, "401", "")
+    assert edge.process.events("enforcement_is_off")[0]["observe_paths"] == "/auth/check/new"
+
+
+def test_a_server_may_need_a_second_factor(start):
+    edge = start(server={"second_factor": True})
+    edge.replies("mcp_call", "mcp_call")
+    answer = edge.call("POST", "/mcp/wire", json={})
+    assert answer.status_code == 403 and "insufficient_user_authentication" in answer.headers["WWW-Authenticate"]
+    assert edge.check("?server=wire").status_code == 403
+    edge.replies("mcp_call", second_factor=True)
+    assert edge.call("POST", "/mcp/wire", json={}).status_code == 200

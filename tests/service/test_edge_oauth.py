@@ -186,7 +186,7 @@ def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, head
         'Bearer error="insufficient_scope", error_description="The credential lacks a scope that this operation needs", ' + CHALLENGES)
     assert answer.json()["error"] == "insufficient_scope"
     answer = edge.check("?scope=admin,read", headers=headers)
-    assert answer.status_code == 403 and 'scope="mcp:read mcp:admin"' in answer.headers["WWW-Authenticate"]
+    assert answer.status_code == 403 and 'scope="mcp:read admin"' in answer.headers["WWW-Authenticate"]
 
 
 def test_a_second_factor_is_asked_for_where_it_is_configured(start, settings):
