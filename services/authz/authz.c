@@ -10,6 +10,7 @@
 #include "services/authz/authz_inquiries.h"
 #include "services/authz/authz_lookups.h"
 #include "services/authz/authz_store.h"
+#include "services/authz/authz_uses.h"
 
 #define LEASE_READ_MS     100u
 #define TRIGGERS_CHECK_MS 10000u
@@ -35,6 +36,7 @@ static void tell_health(void *self)
     metric_set(METRIC_lease_valid, state == LEASE_VALID);
     metric_set(METRIC_cache_entries, cache_known_count(authz->cache));
     metric_set(METRIC_cache_unknown_entries, cache_unknown_count(authz->cache));
+    uses_tidy(authz->uses, false);
 }
 
 /* Starts over: what was cached before counts for nothing.  A number that went backwards is another history of the
@@ -193,7 +195,7 @@ static enum err make_parts(struct authz *authz, const struct issuers *issuers, c
         .config = &config->common,
     };
     const struct store_options store = {
-        .config = config, .on_change = read_changes, .on_state = on_store_state, .owner = authz,
+        .config = config, .row_limits = authz->row_limits, .on_change = read_changes, .on_state = on_store_state, .owner = authz,
     };
     enum err err = cache_new(config->cache_entries, config->unknown_entries, &authz->cache);
 
@@ -201,6 +203,8 @@ static enum err make_parts(struct authz *authz, const struct issuers *issuers, c
         err = changes_new(CHANGES_MAX, &authz->changes);
     if (err == ERR_OK)
         err = lookups_new(authz, &authz->lookups);
+    if (err == ERR_OK)
+        err = uses_new(authz, &authz->uses);
     if (err == ERR_OK)
         err = inquiries_new(authz, issuers, &authz->inquiries, reterr, reterr_size);
     if (err == ERR_OK)
@@ -224,6 +228,7 @@ static bool start_timers(struct authz *authz)
 enum err authz_start(const struct service_context *context, void **ret_self, char *reterr, size_t reterr_size)
 {
     const struct authz_config *config = context->config;
+    enum row_limits row_limits;
     struct authz *authz;
     enum err err;
 
@@ -231,10 +236,15 @@ enum err authz_start(const struct service_context *context, void **ret_self, cha
         snprintf(reterr, reterr_size, "database_url is not set: give it as MCPGW_DATABASE_URL");
         return ERR_MALFORMED;
     }
+    if (!row_limits_parse(config->better_auth_row_limits, &row_limits)) {
+        snprintf(reterr, reterr_size, "better_auth_row_limits: \"%s\": one of obey, ignore_default, ignore", config->better_auth_row_limits);
+        return ERR_MALFORMED;
+    }
     authz = calloc(1, sizeof *authz);
     if (authz == NULL)
         return ERR_NO_MEMORY;
     authz->config = config;
+    authz->row_limits = row_limits;
     authz->loop = context->loop;
     authz->ops = context->ops;
     lease_init(&authz->lease, config->lease_ms * 1000, config->stale_grace_ms * 1000, clock_boottime_us());
@@ -263,11 +273,15 @@ void authz_begin_drain(void *self)
     bus_say_goodbye(authz->bus, "stopping");
 }
 
+/* Answered all; then what is left of keys with uses goes back to them. */
 bool authz_is_drained(void *self)
 {
     const struct authz *authz = self;
 
-    return bus_is_drained(authz->bus);
+    if (!bus_is_drained(authz->bus))
+        return false;
+    uses_tidy(authz->uses, true);
+    return uses_are_back(authz->uses);
 }
 
 void authz_stop(void **self)
@@ -281,6 +295,7 @@ void authz_stop(void **self)
     store_destroy(&authz->store);    /* first: its last answers still go to the bus */
     bus_destroy(&authz->bus);
     lookups_destroy(&authz->lookups);
+    uses_destroy(&authz->uses);
     changes_destroy(&authz->changes);
     cache_destroy(&authz->cache);
     free(authz);

@@ -30,6 +30,7 @@ extern const size_t authz_settings_count;
 struct store;
 struct lookups;
 struct inquiries;
+struct uses;
 
 struct authz {
     const struct authz_config *config;
@@ -41,6 +42,8 @@ struct authz {
     struct changes *changes;
     struct lookups *lookups;
     struct inquiries *inquiries;
+    struct uses *uses;
+    enum row_limits row_limits;
     struct lease lease;
     bool started;              /* the changes before us are loaded: numbers are applied one by one from here */
     bool reading, read_again;  /* a read of the change number is under way; another was asked for meanwhile */
@@ -66,6 +69,8 @@ void authz_answer(struct authz *authz, const struct bus_token *token, const stru
 /* The verdict on a key; request->method may be another one's that the key stands beside. */
 void authz_ask_key(struct authz *authz, const struct bus_token *token, const struct verdict_request *request,
                    const uint8_t digest[DIGEST_SIZE]);
+/* The same question once more, of memory or by a look-up: something it waited for has come. */
+void authz_ask_again(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask);
 /* ERR_UNAVAILABLE: nobody can say now.  Never that the key is wrong. */
 void authz_answer_unavailable(struct authz *authz, const struct bus_token *token, const char *reason);
 

@@ -8,7 +8,7 @@ static const uint8_t head[4] = { 'M', 'G', 'V', ENTRY_VERSION };
 
 enum {
     FLAG_USABLE = 1, FLAG_ENABLED = 2, FLAG_REVOKED = 4, FLAG_IS_ORGANIZATION = 8, FLAG_OWNER_EXISTS = 16,
-    FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAGS_ALL = 127
+    FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAG_METERED = 128
 };
 
 _Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
@@ -45,7 +45,7 @@ static uint8_t flags_of(const struct authz_facts *facts)
     return (uint8_t)((facts->usable ? FLAG_USABLE : 0) | (facts->enabled ? FLAG_ENABLED : 0)
                      | (facts->revoked ? FLAG_REVOKED : 0) | (facts->is_organization ? FLAG_IS_ORGANIZATION : 0)
                      | (facts->owner_exists ? FLAG_OWNER_EXISTS : 0) | (facts->owner_banned ? FLAG_OWNER_BANNED : 0)
-                     | (facts->tenant_suspended ? FLAG_TENANT_SUSPENDED : 0));
+                     | (facts->tenant_suspended ? FLAG_TENANT_SUSPENDED : 0) | (facts->metered ? FLAG_METERED : 0));
 }
 
 size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], uint64_t sequence,
@@ -143,7 +143,6 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     get_text(&reader, facts.side_tenant_id, AUTHZ_TENANT_MAX);
     get_text(&reader, facts.organization_id, AUTHZ_ID_MAX);
     flags = get_u8(&reader);
-    reader.sound = reader.sound && flags <= FLAGS_ALL;
     facts.usable = (flags & FLAG_USABLE) != 0;
     facts.enabled = (flags & FLAG_ENABLED) != 0;
     facts.revoked = (flags & FLAG_REVOKED) != 0;
@@ -151,6 +150,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     facts.owner_exists = (flags & FLAG_OWNER_EXISTS) != 0;
     facts.owner_banned = (flags & FLAG_OWNER_BANNED) != 0;
     facts.tenant_suspended = (flags & FLAG_TENANT_SUSPENDED) != 0;
+    facts.metered = (flags & FLAG_METERED) != 0;
     facts.organization_count = get_u64(&reader);
     facts.expires_us = get_u64(&reader);
     facts.scopes = get_u64(&reader);

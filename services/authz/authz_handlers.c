@@ -8,6 +8,7 @@
 #include "services/authz/authz_inquiries.h"
 #include "services/authz/authz_lookups.h"
 #include "services/authz/authz_rules.h"
+#include "services/authz/authz_uses.h"
 
 void authz_answer_unavailable(struct authz *authz, const struct bus_token *token, const char *reason)
 {
@@ -23,6 +24,27 @@ static void count_layer(enum layer layer, bool known)
         metric_add(known ? METRIC_cache_memory : METRIC_cache_negative, 1);
     else
         metric_add(layer == LAYER_REDIS ? METRIC_cache_redis : METRIC_cache_postgres, 1);
+}
+
+/* A yes costs a use.  false: the answer goes out later, or has gone. */
+static bool spend(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask, struct verdict *verdict)
+{
+    if (verdict->error != ERR_OK || ask->paid)
+        return true;
+    switch (uses_take(authz->uses, token, ask, verdict->key_id)) {
+    case USE_TAKEN:
+        return true;
+    case USE_SPENT:
+        verdict->error = ERR_USAGE_EXCEEDED;
+        snprintf(verdict->reason, sizeof verdict->reason, "usage_exceeded");
+        return true;
+    case USE_NO_ROOM:
+        authz_answer_unavailable(authz, token, "overloaded");
+        return false;
+    case USE_WAITS:
+        break;
+    }
+    return false;
 }
 
 /* The lease is looked at here, last: whatever held us up before, nothing old leaves.  An answer that Postgres itself gave
@@ -43,6 +65,8 @@ void authz_answer(struct authz *authz, const struct bus_token *token, const stru
     authz_decide(facts, ask->needed, clock_unix_us(), &verdict);
     if (facts != NULL)
         authz_confine(facts, ask, &verdict);
+    if (facts != NULL && facts->metered && !spend(authz, token, ask, &verdict))
+        return;
     verdict.layer = layer;
     verdict.stale = state == LEASE_STALE;
     if (verdict.stale)
@@ -79,23 +103,29 @@ static struct authz_ask ask_of(const struct verdict_request *request)
     return ask;
 }
 
-void authz_ask_key(struct authz *authz, const struct bus_token *token, const struct verdict_request *request,
-                   const uint8_t digest[DIGEST_SIZE])
+void authz_ask_again(struct authz *authz, const struct bus_token *token, const struct authz_ask *ask)
 {
-    uint64_t now_us = clock_boottime_us();
+    const uint64_t now_us = clock_boottime_us();
     const struct cache_entry *entry;
-    struct authz_ask ask;
 
     if (lease_state(&authz->lease, now_us) == LEASE_NONE) {
         authz_answer_unavailable(authz, token, "lease");
         return;
     }
-    ask = ask_of(request);
-    entry = find_in_memory(authz, digest, now_us);
+    entry = find_in_memory(authz, ask->digest, now_us);
     if (entry != NULL)
-        authz_answer(authz, token, &ask, entry->facts, LAYER_MEMORY, 0);
+        authz_answer(authz, token, ask, entry->facts, LAYER_MEMORY, 0);
     else
-        lookups_join(authz->lookups, digest, token, &ask);
+        lookups_join(authz->lookups, ask->digest, token, ask);
+}
+
+void authz_ask_key(struct authz *authz, const struct bus_token *token, const struct verdict_request *request,
+                   const uint8_t digest[DIGEST_SIZE])
+{
+    struct authz_ask ask = ask_of(request);
+
+    memcpy(ask.digest, digest, DIGEST_SIZE);
+    authz_ask_again(authz, token, &ask);
 }
 
 static void on_verdict_request(struct authz *authz, const struct bus_token *token, const struct verdict_request *request)

@@ -32,12 +32,28 @@ uint64_t authz_scopes(const char *permissions, const char *resource)
     return scopes_close(scopes);
 }
 
+bool row_limits_parse(const char *text, enum row_limits *ret_limits)
+{
+    static const char *const names[] = { [ROW_LIMITS_IGNORE_DEFAULT] = "ignore_default", [ROW_LIMITS_OBEY] = "obey",
+                                         [ROW_LIMITS_IGNORE] = "ignore" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(names[i], text) == 0) {
+            *ret_limits = (enum row_limits)i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A limit of 0 still admits one request per window, as it does in Better-Auth; a window of 0 limits nothing there. */
 static void take_rate(const struct authz_row *row, struct authz_facts *facts)
 {
     if (!row->rate_is_set || row->rate_window_ms <= 0)
         return;
-    if (row->rate_max == PLUGIN_RATE_MAX && row->rate_window_ms == PLUGIN_RATE_WINDOW_MS)
+    if (row->row_limits == ROW_LIMITS_IGNORE)
+        return;
+    if (row->row_limits == ROW_LIMITS_IGNORE_DEFAULT && row->rate_max == PLUGIN_RATE_MAX && row->rate_window_ms == PLUGIN_RATE_WINDOW_MS)
         return;
     facts->rate_requests = row->rate_max > 0 ? (uint64_t)row->rate_max : 1;
     facts->rate_window_s = ((uint64_t)row->rate_window_ms + 999) / 1000;
@@ -59,7 +75,7 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
         .owner_exists = row->owner_exists, .owner_banned = row->owner_banned,
         .tenant_suspended = row->tenant_suspended,
         .organization_count = row->organization_count, .expires_us = row->expires_us,
-        .scopes = authz_scopes(row->permissions, resource),
+        .scopes = authz_scopes(row->permissions, resource), .metered = row->metered,
     };
 
     take_rate(row, &facts);

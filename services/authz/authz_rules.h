@@ -19,6 +19,9 @@
 #define PLUGIN_RATE_MAX       10
 #define PLUGIN_RATE_WINDOW_MS 86400000
 
+/* What becomes of the limit in the row: it counts, or unless it is the plugin's untouched default, or never. */
+enum row_limits { ROW_LIMITS_IGNORE_DEFAULT, ROW_LIMITS_OBEY, ROW_LIMITS_IGNORE };
+
 /* One row of mcpgw.credential; texts are never NULL, "" stands for NULL. */
 struct authz_row {
     const char *key_id, *reference_id, *side_tenant_id, *organization_id, *permissions;
@@ -32,6 +35,8 @@ struct authz_row {
     bool tenant_suspended;            /* of the tenant that authz_tenant() names */
     bool rate_is_set;                 /* rate_enabled is not false, rate_max and rate_window_ms are not NULL */
     int64_t rate_max, rate_window_ms;
+    enum row_limits row_limits;
+    bool metered;                     /* it has a number of uses */
 };
 
 /* What is kept of a row: all that a verdict needs. */
@@ -42,6 +47,7 @@ struct authz_facts {
     char organization_id[AUTHZ_ID_MAX + 1];
     bool usable;                      /* false: a text of the row does not fit a message; the key verifies nothing */
     bool enabled, revoked, is_organization, owner_exists, owner_banned, tenant_suspended;
+    bool metered;                     /* a use is spent for every verdict that says yes (authz_uses.h) */
     uint64_t organization_count;
     uint64_t expires_us;
     uint64_t scopes;                  /* closed under inheritance */
@@ -55,7 +61,12 @@ struct authz_ask {
     uint64_t needed;                  /* scopes */
     uint64_t tool_use;                /* enum tool_use */
     char address[47], server[65], tool[129];
+    uint8_t digest[32];               /* of the key */
+    bool paid;                        /* its use has been taken */
 };
+
+/* "obey", "ignore_default", "ignore"; false: another text. */
+bool row_limits_parse(const char *text, enum row_limits *ret_limits);
 
 /*
  * The scopes in a permissions text: {"<resource>": ["read", ...]}.  Closed under inheritance.  Only a list counts: a

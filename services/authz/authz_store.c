@@ -23,9 +23,10 @@
 struct store {
     const struct authz_config *config;
     struct store_options options;
-    struct postgres *finding, *watching;
+    struct postgres *finding, *watching, *spending;
     struct redis *redis;
-    struct secret entry_key;    /* of cache_key and permission_resource, which facts depend on */
+    struct secret entry_key;    /* of cache_key and the settings that facts depend on */
+    enum row_limits row_limits;
     char cache_s[24];
     uint8_t reach[REACH_SIZE_MAX];    /* of the facts being told */
 
@@ -33,13 +34,14 @@ struct store {
     void *changes_owner;
     store_triggers_fn *triggers_fn;
     void *triggers_owner;
+    struct { void (*fn)(void *owner); void *owner; } leftover;    /* the same for all */
 };
 
 enum find_column {
     FIND_SEQUENCE, FIND_KEY_ID, FIND_REFERENCE_ID, FIND_SIDE_TENANT_ID, FIND_ORGANIZATION_ID, FIND_PERMISSIONS,
     FIND_EXPIRES_US, FIND_ORGANIZATION_COUNT, FIND_ENABLED, FIND_REVOKED, FIND_IS_ORGANIZATION, FIND_OWNER_EXISTS,
     FIND_OWNER_BANNED, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS, FIND_ADDRESSES,
-    FIND_SERVERS, FIND_TOOLS
+    FIND_SERVERS, FIND_TOOLS, FIND_METERED
 };
 
 /* NULL, or a mark that tells it from an empty list, and a line for each value. */
@@ -56,7 +58,7 @@ static const struct postgres_statement find_statements[] = {
       "      ELSE (extract(epoch FROM least(c.expires_at, f.expires_at)) * 1000000)::bigint END,"
       " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
-      " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools")
+      " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools") ", c.metered"
       " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.rotated f ON f.digest = $1 LEFT JOIN mcpgw.credential c"
       " ON c.digest = coalesce(f.current_digest, $1) LIMIT 2" },
     { 0 }
@@ -69,6 +71,12 @@ static const struct postgres_statement watch_statements[] = {
       " FROM mcpgw.change_sequence s LEFT JOIN LATERAL (SELECT * FROM mcpgw.change WHERE sequence > $1::bigint"
       " ORDER BY sequence LIMIT $2::bigint) c ON true ORDER BY c.sequence" },
     { "triggers", "SELECT mcpgw.triggers_present()" },
+    { 0 }
+};
+
+static const struct postgres_statement spend_statements[] = {
+    { "take_uses", "SELECT taken, valid_ms, refilled, sequence FROM mcpgw.take_uses($1, $2::int, $3::boolean)" },
+    { "give_uses_back", "SELECT mcpgw.give_uses_back($1, $2::int, nullif($3, '')::timestamptz, $4::bigint)" },
     { 0 }
 };
 
@@ -101,8 +109,14 @@ static enum err connect_postgres(struct store *store, struct loop *loop)
         .timeout_ms = WATCH_TIMEOUT_MS, .listen = channels, .on_notify = on_notify,
         .on_state = on_state, .owner = store,
     };
+    struct postgres_options spend = {
+        .url = &store->config->database_url, .statements = spend_statements, .application_name = "mcpgw-authz-uses",
+        .timeout_ms = FIND_TIMEOUT_MS, .on_state = on_state, .owner = store,
+    };
     enum err err = postgres_new(loop, &find, &store->finding);
 
+    if (err == ERR_OK)
+        err = postgres_new(loop, &spend, &store->spending);
     return err != ERR_OK ? err : postgres_new(loop, &watch, &store->watching);
 }
 
@@ -110,6 +124,7 @@ static enum err connect_redis(struct store *store, struct loop *loop)
 {
     const struct secret *key = &store->config->cache_key;
     const char *resource = store->config->permission_resource;
+    const uint8_t limits = (uint8_t)store->row_limits;
     struct redis_options options = {
         .url = &store->config->redis_url, .timeout_ms = REDIS_TIMEOUT_MS, .on_state = on_state, .owner = store,
     };
@@ -117,7 +132,7 @@ static enum err connect_redis(struct store *store, struct loop *loop)
     if (!secret_is_set(&store->config->redis_url) || !secret_is_set(key))
         return ERR_OK;
     store->entry_key.size = DIGEST_SIZE;
-    digest_hmac(key->bytes, key->size, resource, strlen(resource), NULL, 0, store->entry_key.bytes);
+    digest_hmac(key->bytes, key->size, resource, strlen(resource), &limits, 1, store->entry_key.bytes);
     return redis_new(loop, &options, &store->redis);
 }
 
@@ -130,6 +145,7 @@ enum err store_new(struct loop *loop, const struct store_options *options, struc
         return ERR_NO_MEMORY;
     store->options = *options;
     store->config = options->config;
+    store->row_limits = options->row_limits;
     snprintf(store->cache_s, sizeof store->cache_s, "%" PRIu64, store->config->cache_s);
     err = connect_postgres(store, loop);
     if (err == ERR_OK)
@@ -149,6 +165,7 @@ void store_destroy(struct store **store)
     redis_destroy(&(*store)->redis);    /* first: look-ups that lose it turn to Postgres */
     postgres_destroy(&(*store)->finding);
     postgres_destroy(&(*store)->watching);
+    postgres_destroy(&(*store)->spending);
     secret_wipe(&(*store)->entry_key);
     free(*store);
     *store = NULL;
@@ -191,7 +208,7 @@ static struct authz_row row_of(const PGresult *result)
         .owner_banned = postgres_flag(result, 0, FIND_OWNER_BANNED),
         .tenant_suspended = postgres_flag(result, 0, FIND_TENANT_SUSPENDED),
         .rate_is_set = postgres_flag(result, 0, FIND_RATE_IS_SET), .rate_max = postgres_i64(result, 0, FIND_RATE_MAX),
-        .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS),
+        .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS), .metered = postgres_flag(result, 0, FIND_METERED),
         .reach = { .addresses = lines_of(result, FIND_ADDRESSES), .servers = lines_of(result, FIND_SERVERS),
                    .tools = lines_of(result, FIND_TOOLS) },
     };
@@ -215,6 +232,7 @@ static void on_found(void *owner, enum postgres_outcome outcome, PGresult *const
     }
     row = row_of(results[0]);
     row.reach_room = call->store->reach;
+    row.row_limits = call->store->row_limits;
     authz_facts_of(&row, call->store->config->permission_resource, &facts);
     /* Which of two rows Better-Auth would take is undefined; one may be disabled. */
     if (PQntuples(results[0]) > 1)
@@ -230,6 +248,52 @@ enum err store_find(struct store *store, struct store_call *call)
     call->store = store;
     base64url_encode(call->digest, DIGEST_SIZE, text);
     return postgres_call(store->finding, &step, on_found, call);
+}
+
+static void on_uses(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct store_uses *call = owner;
+    const bool is_answered = outcome == PG_DONE && count == 1 && PQntuples(results[0]) == 1;
+
+    if (is_answered) {
+        call->taken = (uint32_t)postgres_i64(results[0], 0, 0);
+        call->has_end = !PQgetisnull(results[0], 0, 1);
+        call->valid_ms = (uint64_t)postgres_i64(results[0], 0, 1);
+        snprintf(call->refilled, sizeof call->refilled, "%s", postgres_text(results[0], 0, 2));
+        call->sequence = (uint64_t)postgres_i64(results[0], 0, 3);
+    }
+    call->fn(call->owner, is_answered);
+}
+
+enum err store_take_uses(struct store *store, struct store_uses *call)
+{
+    char wanted[12];
+    struct postgres_step step = { .statement = "take_uses", .count = 3,
+                                  .values = { call->key_id, wanted, call->is_ahead ? "true" : "false" } };
+
+    snprintf(wanted, sizeof wanted, "%u", call->wanted);
+    return postgres_call(store->spending, &step, on_uses, call);
+}
+
+static void on_given_back(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct store *store = owner;
+
+    (void)outcome, (void)results, (void)count;
+    store->leftover.fn(store->leftover.owner);
+}
+
+enum err store_give_uses_back(struct store *store, const struct store_leftover *leftover)
+{
+    char count[12], sequence[24];
+    struct postgres_step step = { .statement = "give_uses_back", .count = 4,
+                                  .values = { leftover->key_id, count, leftover->refilled, sequence } };
+
+    snprintf(count, sizeof count, "%u", leftover->count);
+    snprintf(sequence, sizeof sequence, "%" PRIu64, leftover->sequence);
+    store->leftover.fn = leftover->fn;
+    store->leftover.owner = leftover->owner;
+    return postgres_call(store->spending, &step, on_given_back, store);
 }
 
 static void make_redis_key(const uint8_t digest[DIGEST_SIZE], char key[REDIS_KEY_SIZE])

@@ -1,8 +1,9 @@
 /*
  * authz_store.h - all that authz reads from Postgres and keeps in Redis; the only SQL and Redis commands of this service.
  *
- * Nothing blocks and nothing waits for a connection: without one a call fails at once.  There are two Postgres
- * connections, so that look-ups held up by a lock (a migration of the table) cannot hold up the lease.
+ * Nothing blocks and nothing waits for a connection: without one a call fails at once.  There are three
+ * Postgres connections, so that look-ups held up by a lock (a migration of the table) cannot hold up the lease, nor a locked
+ * row of a key with uses the look-ups.
  */
 #ifndef AUTHZ_STORE_H
 #define AUTHZ_STORE_H
@@ -25,6 +26,7 @@ struct store;
 
 struct store_options {
     const struct authz_config *config;
+    enum row_limits row_limits;
     void (*on_change)(void *owner);                  /* Postgres told that there is a new change */
     void (*on_state)(void *owner);                   /* a connection came or went */
     void *owner;
@@ -55,6 +57,30 @@ enum err store_find(struct store *store, struct store_call *call) MUST_CHECK;
 enum err store_find_shared(struct store *store, struct store_call *call) MUST_CHECK;
 /* Best effort. */
 void store_share(struct store *store, const uint8_t digest[DIGEST_SIZE], uint64_t sequence, const struct authz_facts *facts);
+
+/* Takes uses of a key (mcpgw.take_uses).  Lies with the caller until the answer came. */
+#define STORE_MOMENT_SIZE 48u
+struct store_uses {
+    char key_id[AUTHZ_ID_MAX + 1];
+    uint32_t wanted;                              /* at least 1 */
+    bool is_ahead;                                /* nobody waits for them yet */
+    void (*fn)(void *owner, bool is_answered);    /* what was asked and what was answered stand here */
+    void *owner;
+    uint32_t taken;                               /* 0: none is left */
+    bool has_end;
+    uint64_t valid_ms, sequence;
+    char refilled[STORE_MOMENT_SIZE];             /* lastRefillAt as text, "" for NULL */
+};
+enum err store_take_uses(struct store *store, struct store_uses *call) MUST_CHECK;
+/* Gives back what was not spent; fn when that has been tried. */
+struct store_leftover {
+    const char *key_id, *refilled;
+    uint32_t count;
+    uint64_t sequence;
+    void (*fn)(void *owner);
+    void *owner;
+};
+enum err store_give_uses_back(struct store *store, const struct store_leftover *leftover) MUST_CHECK;
 
 /* The newest change number and, of the same snapshot, the rows behind `after` in order, at most STORE_CHANGES_PAGE. */
 struct store_changes {

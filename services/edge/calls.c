@@ -171,7 +171,7 @@ static void count_attempt(const struct call *call)
     const unsigned outcome = call->err == ERR_OK             ? 0
                              : call->err == ERR_UNVERIFIED   ? 1
                              : call->err == ERR_DENIED       ? 2
-                             : call->err == ERR_RATE_LIMITED ? 3
+                             : call->err == ERR_RATE_LIMITED || call->err == ERR_USAGE_EXCEEDED ? 3
                                                              : 4;
 
     if ((call->steps & CALL_VERDICT) != 0 && call->err != ERR_TOOL_WANTED && method >= AUTH_API_KEY && method <= AUTH_SESSION)

@@ -460,11 +460,11 @@ def test_a_truncated_table_leaves_no_key(world):
 
 def test_use_by_better_auth_itself_is_no_change(world):
     world.start()
-    key = world.add_key()
+    key = world.add_key(remaining=40)
     world.wait_applied()
     world.ask(key)
     before = world.number()
-    world.db.sql('UPDATE apikey SET "lastRequest" = now(), "requestCount" = 5, remaining = 3, "updatedAt" = now()')
+    world.db.sql('UPDATE apikey SET "lastRequest" = now(), "requestCount" = 5, remaining = remaining - 1, "updatedAt" = now()')
     assert world.number() == before
     assert world.ask(key)["layer"] == MEMORY
 

@@ -66,7 +66,7 @@ class Shaped:
         return self.sql("SELECT shape->'names'->>%s FROM mcpgw.better_auth", name)[0][0]
 
     def credential(self, key):
-        columns = ["key_id", "reference_id", "enabled", "expires_at", "permissions", "side_tenant_id", "owner_exists"]
+        columns = ["key_id", "reference_id", "enabled", "expires_at", "permissions", "side_tenant_id", "metered", "spent", "owner_exists"]
         rows = self.sql(f"SELECT {', '.join(columns)} FROM mcpgw.credential WHERE digest = %s", digest(key), role="mcpgw_authz")
         return [dict(zip(columns, row)) for row in rows]
 
