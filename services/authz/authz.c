@@ -85,7 +85,8 @@ static void take_lease(struct authz *authz)
     uint64_t now_us = clock_boottime_us();
 
     lease_renew(&authz->lease, authz->asked_us, now_us);
-    if (authz->ready || !store_has_postgres(authz->store) || lease_state(&authz->lease, now_us) != LEASE_VALID)
+    if (authz->ready || !store_has_postgres(authz->store) || !inquiries_are_ready(authz->inquiries)
+        || lease_state(&authz->lease, now_us) != LEASE_VALID)
         return;
     authz->ready = true;
     bus_set_ready(authz->bus, true);

@@ -648,6 +648,12 @@ void inquiries_ask(struct inquiries *all, const struct bus_token *token, const s
         join(all, token, request);
 }
 
+bool inquiries_are_ready(const struct inquiries *all)
+{
+    return all->identities == NULL
+           || (identities_are_connected(all->identities) && (all->issuers->count == 0 || keysets_were_read(all->keysets)));
+}
+
 void inquiries_note_changes(struct inquiries *all)
 {
     if (all->keysets != NULL)

@@ -8,6 +8,8 @@
 #ifndef AUTHZ_INQUIRIES_H
 #define AUTHZ_INQUIRIES_H
 
+#include <stdbool.h>
+
 #include "common/bus.h"
 #include "common/issuers.h"
 #include "services/authz/authz.h"
@@ -28,6 +30,8 @@ enum err inquiries_new(struct authz *authz, const struct issuers *issuers, struc
 void inquiries_destroy(struct inquiries **inquiries);
 /* The answer goes to the bus, at once or later. */
 void inquiries_ask(struct inquiries *inquiries, const struct bus_token *token, const struct verdict_request *request);
+/* Has it what it needs for an answer: Postgres, and the key sets as it has them? */
+bool inquiries_are_ready(const struct inquiries *inquiries);
 /* Changes were applied. */
 void inquiries_note_changes(struct inquiries *inquiries);
 /* Another history of the database: nothing that was read before counts. */

@@ -58,6 +58,11 @@ struct jose_keys *const *keysets_list(const struct keysets *keysets)
     return keysets->list;
 }
 
+bool keysets_were_read(const struct keysets *keysets)
+{
+    return keysets->was_read;
+}
+
 uint64_t keysets_sequence(const struct keysets *keysets)
 {
     return keysets->sequence;

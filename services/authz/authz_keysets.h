@@ -32,6 +32,7 @@ void keysets_destroy(struct keysets **keysets);
 
 /* One per issuer, in their order; NULL: none is known. */
 struct jose_keys *const *keysets_list(const struct keysets *keysets);
+bool keysets_were_read(const struct keysets *keysets);
 /* Are they as true as the changes applied?  false: they are being read, or Postgres cannot be asked. */
 bool keysets_are_current(struct keysets *keysets);
 uint64_t keysets_sequence(const struct keysets *keysets);    /* the number they are true at */
