@@ -8,6 +8,9 @@
 #include "cli/show.h"
 
 #define PATH_SIZE    1024u
+#define EVENTS       "/api/v1/audit/events"
+#define LIST_DEFAULT 50u
+#define USAGE_MAX    100u
 #define EXPORT_MAX   UINT64_C(1000000000)
 #define TAIL_MAX     10000u
 #define TAIL_DEFAULT 20u
@@ -35,39 +38,134 @@ static bool moment_of(const char *text, char *ret_moment, size_t size)
     return gmtime_r(&moment, &parts) != NULL && strftime(ret_moment, size, "%Y-%m-%dT%H:%M:%SZ", &parts) > 0;
 }
 
-static bool make_path(const struct arguments *arguments, char path[PATH_SIZE])
+static const char *const filter_names[] = { "key", "user", "tenant", "server", "tool", "event", "outcome" };
+
+/* `collection` with what was asked for as its query. */
+static bool make_path(const struct arguments *arguments, const char *collection, char path[PATH_SIZE])
 {
     const char *since = arguments_value(arguments, "since"), *until = arguments_value(arguments, "until");
     char from[64] = "", to[64] = "";
+    bool fits;
 
-    snprintf(path, PATH_SIZE, "/api/v1/audit");
+    snprintf(path, PATH_SIZE, "%s", collection);
     if ((since != NULL && !moment_of(since, from, sizeof from))
         || (until != NULL && !moment_of(until, to, sizeof to))) {
         complain("--since and --until: a time span such as 15m, or a moment such as 2026-01-31T12:00:00Z");
         return false;
     }
-    if (api_query(path, PATH_SIZE, "from", since != NULL ? from : NULL)
+    fits = api_query(path, PATH_SIZE, "from", since != NULL ? from : NULL)
         && api_query(path, PATH_SIZE, "to", until != NULL ? to : NULL)
-        && api_query(path, PATH_SIZE, "key", arguments_value(arguments, "key"))
-        && api_query(path, PATH_SIZE, "user", arguments_value(arguments, "user"))
-        && api_query(path, PATH_SIZE, "outcome", arguments_value(arguments, "outcome")))
+        && api_query(path, PATH_SIZE, "requestId", arguments_value(arguments, "request"))
+        && api_query(path, PATH_SIZE, "by", arguments_value(arguments, "by"))
+        && api_query(path, PATH_SIZE, "cursor", arguments_value(arguments, "resume"));
+    for (size_t i = 0; fits && i < sizeof filter_names / sizeof filter_names[0]; i++)
+        fits = api_query(path, PATH_SIZE, filter_names[i], arguments_value(arguments, filter_names[i]));
+    if (!fits)
+        complain("the arguments are too long");
+    return fits;
+}
+
+static bool take_limit(const struct arguments *arguments, uint64_t most, uint64_t fallback, uint64_t *ret_limit)
+{
+    if (arguments_number(arguments, "limit", 1, most, fallback, ret_limit) == ERR_OK)
         return true;
-    complain("the arguments are too long");
+    complain("--limit: a number from 1 to %llu", (unsigned long long)most);
     return false;
 }
 
-static enum exit_code audit_export(struct cli *cli, const struct arguments *arguments)
+static enum exit_code audit_list(struct cli *cli, const struct arguments *arguments)
 {
     char path[PATH_SIZE];
     uint64_t limit;
 
-    if (arguments_number(arguments, "limit", 1, EXPORT_MAX, EXPORT_MAX, &limit) != ERR_OK) {
-        complain("--limit: a number from 1");
-        return EXIT_MISUSE;
-    }
-    if (!make_path(arguments, path))
+    if (!take_limit(arguments, EXPORT_MAX, LIST_DEFAULT, &limit) || !make_path(arguments, EVENTS, path))
         return EXIT_MISUSE;
     return show_list(cli, path, limit, event_columns);
+}
+
+/* ---- export */
+
+struct export {
+    bool is_csv;
+    uint64_t count;
+    char token[192];    /* of the event written last */
+};
+
+static const char *const csv_columns[] = {
+    "id", "time", "event", "outcome", "reason", "requestId", "userId", "tenantId", "authMethod", "keyId", "address", "method",
+    "path", "server", "tool", "status", "latencyUs", "bytes", "count", "producer", "epoch", "seq", "details",
+};
+
+/* RFC 4180.  A text that a spreadsheet would take for a formula gets a quotation mark before it. */
+static void print_cell(const json_t *value)
+{
+    char *text = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+    const char *at = text != NULL ? text : json_string_value(value);
+
+    if (at != NULL && !json_is_null(value)) {
+        putchar('"');
+        if (json_is_string(value) && *at != '\0' && strchr("=+-@\t\r", *at) != NULL)
+            putchar('\'');
+        for (; *at != '\0'; at++) {
+            if (*at == '"')
+                putchar('"');
+            putchar(*at);
+        }
+        putchar('"');
+    }
+    free(text);
+}
+
+/* What the API takes as a cursor: <Unix microseconds>.<id>. */
+static void note_token(struct export *export, const json_t *item)
+{
+    const char *id = json_string_value(json_object_get(item, "id")), *time = json_string_value(json_object_get(item, "time"));
+    struct tm parts = { 0 };
+    long us = 0;
+    const char *rest = time == NULL ? NULL : strptime(time, "%Y-%m-%dT%H:%M:%S", &parts);
+
+    if (id == NULL || rest == NULL || sscanf(rest, ".%6ldZ", &us) != 1)
+        return;
+    snprintf(export->token, sizeof export->token, "%lld%06ld.%s", (long long)timegm(&parts), us, id);
+}
+
+static bool export_item(void *owner, json_t *item)
+{
+    struct export *export = owner;
+    const size_t columns = sizeof csv_columns / sizeof csv_columns[0];
+
+    for (size_t i = 0; export->is_csv && i < columns; i++) {
+        print_cell(json_object_get(item, csv_columns[i]));
+        fputs(i + 1 < columns ? "," : "\r\n", stdout);
+    }
+    if (!export->is_csv)
+        print_json(item);
+    export->count++;
+    note_token(export, item);
+    return ferror(stdout) == 0;
+}
+
+static enum exit_code audit_export(struct cli *cli, const struct arguments *arguments)
+{
+    const char *format = arguments_value(arguments, "format");
+    struct export export = { .is_csv = format != NULL && strcmp(format, "csv") == 0 };
+    enum exit_code result;
+    char path[PATH_SIZE];
+    uint64_t limit;
+
+    if (format != NULL && !export.is_csv && strcmp(format, "jsonl") != 0) {
+        complain("--format: jsonl or csv");
+        return EXIT_MISUSE;
+    }
+    if (!take_limit(arguments, EXPORT_MAX, EXPORT_MAX, &limit) || !make_path(arguments, EVENTS, path))
+        return EXIT_MISUSE;
+    for (size_t i = 0; export.is_csv && arguments_value(arguments, "resume") == NULL
+                       && i < sizeof csv_columns / sizeof csv_columns[0]; i++)
+        printf("%s%s", csv_columns[i], i + 1 < sizeof csv_columns / sizeof csv_columns[0] ? "," : "\r\n");
+    result = api_each(cli, path, limit, export_item, &export);
+    if (result != EXIT_DONE || export.count == limit)
+        fprintf(stderr, "mcpgw: %llu events written; go on with --resume %s\n", (unsigned long long)export.count, export.token);
+    return result;
 }
 
 struct collected {
@@ -140,9 +238,7 @@ static enum exit_code audit_tail(struct cli *cli, const struct arguments *argume
 
     if (collected.seen == NULL)
         return EXIT_REFUSED;
-    if (arguments_number(arguments, "limit", 1, TAIL_MAX, TAIL_DEFAULT, &limit) != ERR_OK)
-        complain("--limit: a number from 1 to %u", TAIL_MAX);
-    else if (make_path(arguments, path))
+    if (take_limit(arguments, TAIL_MAX, TAIL_DEFAULT, &limit) && make_path(arguments, EVENTS, path))
         result = EXIT_DONE;
     while (result == EXIT_DONE) {
         collected.items = json_array();
@@ -163,20 +259,22 @@ static enum exit_code audit_tail(struct cli *cli, const struct arguments *argume
     return result;
 }
 
+#define FILTERS \
+    { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" }, { "tenant", "ID", "events of this tenant" }, \
+    { "server", "SLUG", "calls of this server" }, { "tool", "NAME", "calls of this tool" }, \
+    { "event", "NAME", "request, decision, completion, refused, key.created, ..." }, \
+    { "outcome", "WORD", "allowed, refused, failed or unknown" }, { "request", "ID", "events of this request" }, \
+    { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }
+
+static const struct option_row list_options[] = { { "limit", "N", "at most so many (50)" }, FILTERS, { 0 } };
 static const struct option_row tail_options[] = {
     { "limit", "N", "so many of the newest (20), oldest of them first" },
-    { "follow", NULL, "go on with what happens, but for its own reading" },
-    { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" },
-    { "outcome", "WORD", "allowed, refused, failed or unknown" },
-    { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
+    { "follow", NULL, "go on with what happens, but for its own reading (-f)" }, FILTERS, { 0 }
 };
 static const struct option_row export_options[] = {
-    { "limit", "N", "at most so many" },
-    { "key", "ID", "events of this key" }, { "user", "ID", "events of this user" },
-    { "outcome", "WORD", "allowed, refused, failed or unknown" },
-    { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }, { 0 }
+    { "format", "WORD", "jsonl (one object a line) or csv" }, { "limit", "N", "at most so many" },
+    { "resume", "TOKEN", "go on behind what an earlier export, ended early, told" }, FILTERS, { 0 }
 };
-
 static const struct option_row verify_options[] = {
     { "database", "URL", "Postgres (MCPGW_DATABASE_URL)" },
     { "key", "FILE.pub", "public half of mcpgw-audit's checkpoint_key (MCPGW_AUDIT_KEY); FILE.old.pub beside it counts too" },
@@ -187,12 +285,71 @@ static const struct option_row verify_options[] = {
 static const struct option_row prove_options[] = { { "database", "URL", "Postgres (MCPGW_DATABASE_URL)" }, { 0 } };
 static const struct option_row check_options[] = { { "key", "FILE.pub", "public half of checkpoint_key (MCPGW_AUDIT_KEY)" }, { 0 } };
 
+/* ---- usage and counters */
+
+static const struct table_column usage_columns[] = {
+    { "KEY", "key" }, { "USER", "user" }, { "TENANT", "tenant" }, { "SERVER", "server" }, { "HOUR", "hour" },
+    { "REQUESTS", "requests" }, { "REFUSED", "refused" }, { "FAILED", "failed" }, { "BYTES", "bytes" },
+    { "AVERAGE_US", "averageLatencyUs" }, { "ALL_TIME", "allTime.gateway" }, { "BETTER_AUTH", "allTime.betterAuth" }, { 0 }
+};
+
+/* Columns of what was asked for only. */
+static size_t choose_columns(const char *by, struct table_column chosen[])
+{
+    size_t count = 0;
+
+    for (const struct table_column *column = usage_columns; column->title != NULL; column++) {
+        const bool is_name = column - usage_columns < 5, is_key = strncmp(column->member, "allTime", 7) == 0;
+
+        if ((!is_name || strcmp(column->member, by) == 0) && (!is_key || strcmp(by, "key") == 0))
+            chosen[count++] = *column;
+    }
+    return count;
+}
+
+static enum exit_code usage(struct cli *cli, const struct arguments *arguments)
+{
+    const char *by = arguments_value(arguments, "by");
+    struct table_column chosen[sizeof usage_columns / sizeof usage_columns[0]] = { 0 };
+    char path[PATH_SIZE];
+
+    (void)choose_columns(by == NULL ? "key" : by, chosen);
+    if (!make_path(arguments, "/api/v1/usage", path))
+        return EXIT_MISUSE;
+    return show_list(cli, path, USAGE_MAX, chosen);
+}
+
+static enum exit_code stats(struct cli *cli, const struct arguments *arguments)
+{
+    (void)arguments;
+    return show_call(cli, "GET", "/api/v1/stats", NULL);
+}
+
+static const struct option_row usage_options[] = {
+    { "by", "WORD", "key (default), user, tenant, server or hour" }, { "key", "ID", "of this key" }, { "user", "ID", "of this user" },
+    { "tenant", "ID", "of this tenant" }, { "server", "SLUG", "of this server" },
+    { "since", "WHEN", "24h ago by default; whole hours" }, { "until", "WHEN", "the same" }, { 0 }
+};
+
+const struct command usage_commands[] = {
+    { "usage", "", "", "requests by key, user, tenant, server or hour", "  mcpgw usage --by server --since 7d\n",
+      usage_options, 0, 0, true, usage },
+    { 0 }
+};
+
+const struct command stats_commands[] = {
+    { "stats", "", "", "counters of the last minute and the last hour", "  mcpgw stats --json\n", NULL, 0, 0, true, stats },
+    { 0 }
+};
+
 const struct command audit_commands[] = {
+    { "audit", "list", "", "events, newest first", "  mcpgw audit list --key KEY_ID --since 24h --outcome refused\n",
+      list_options, 0, 0, true, audit_list },
     { "audit", "tail", "", "the newest events",
-      "  mcpgw audit tail --limit 5\n  mcpgw audit tail --follow --outcome refused\n",
+      "  mcpgw audit tail --limit 5\n  mcpgw audit tail -f --outcome refused\n",
       tail_options, 0, 0, true, audit_tail },
     { "audit", "export", "", "all events, newest first",
-      "  mcpgw audit export --json --since 24h > day.jsonl\n  mcpgw audit export --json --key KEY_ID\n",
+      "  mcpgw audit export --since 24h > day.jsonl\n  mcpgw audit export --format csv --key KEY_ID > key.csv\n",
       export_options, 0, 0, true, audit_export },
     { "audit", "verify", "", "hold the stored trail against its signed checkpoints; exit code 1: it was touched",
       "  mcpgw audit verify\n  mcpgw audit verify --checkpoints /mnt/worm/checkpoints --json\n",

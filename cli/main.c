@@ -12,7 +12,7 @@
 #include "common/service.h"
 
 static const struct command *const groups[] = {
-    key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, status_commands,
+    key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, usage_commands, stats_commands, status_commands,
     keygen_commands, bus_commands, issuer_commands, identity_commands, docs_commands
 };
 #define GROUPS (sizeof groups / sizeof groups[0])
@@ -153,7 +153,7 @@ static enum exit_code run(const struct command *command, int argc, char **argv)
     if ((size_t)argc > sizeof words / sizeof words[0])
         return misuse(command, "too many arguments");
     for (int i = 0; i < argc; i++)
-        words[i] = argv[i];
+        words[i] = strcmp(argv[i], "-f") == 0 ? "--follow" : argv[i];    /* as tail has it */
     if (arguments_parse(argc, words, command->options, common_options, &arguments, why, sizeof why) != ERR_OK)
         return misuse(command, why);
     if (arguments.count < command->least)

@@ -27,7 +27,7 @@ struct audit {
     struct outbox *outbox;
     struct seal *seal;
     uint64_t token;                  /* 0: standing by */
-    bool is_asking_lock, is_sweeping, is_exporting;
+    bool is_asking_lock, is_sweeping, is_counting, is_exporting;
     bool is_draining;
 };
 
@@ -113,6 +113,29 @@ static void on_swept(void *owner, enum postgres_outcome outcome, PGresult *const
     audit->is_sweeping = false;
     if (outcome == PG_DONE && postgres_flag(results[0], 0, 0))
         sweep(audit);
+}
+
+static void on_counted(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count);
+
+/* Between batches, a step at a time: the trail itself comes first. */
+static void count_usage(void *owner)
+{
+    struct audit *audit = owner;
+
+    if (audit->token != 0 && !audit->is_counting && !audit->is_draining)
+        audit->is_counting = audit_store_count(audit->store, on_counted, audit) == ERR_OK;
+}
+
+static void on_counted(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct audit *audit = owner;
+
+    (void)count;
+    audit->is_counting = false;
+    if (outcome == PG_REFUSED)
+        log_error("usage_not_counted", log_text("sqlstate", postgres_sqlstate(results[0])));
+    if (outcome == PG_DONE && postgres_flag(results[0], 0, 0))
+        count_usage(audit);
 }
 
 static void on_locked(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
@@ -219,6 +242,7 @@ static bool audit_arm(struct audit *audit, struct loop *loop)
     return loop_every(loop, LOCK_EVERY_MS, ask_lock, audit) > 0
         && loop_every(loop, OUTBOX_EVERY_MS, move_outbox, audit) > 0
         && loop_every(loop, (uint32_t)audit->config->checkpoint_ms, make_checkpoints, audit) > 0
+        && loop_every(loop, (uint32_t)audit->config->usage_ms, count_usage, audit) > 0
         && loop_every(loop, TEND_EVERY_MS, tend, audit) > 0 && loop_every(loop, MAINTAIN_EVERY_MS, maintain, audit) > 0;
 }
 

@@ -61,6 +61,7 @@ static const struct postgres_statement statements[] = {
       "UPDATE audit.watermark SET closed = true WHERE producer = $1::uuid AND epoch = $2::bigint AND next_seq = $3::bigint"
       " AND consumer_token = $4::bigint AND NOT closed" },
     { "sweep", "SELECT audit.sweep($1::integer)" },
+    { "count", "SELECT audit.count_usage($1::integer)" },
     { "checkpoint",
       "INSERT INTO audit.checkpoint AS c (producer, epoch, size, next_seq, peaks, signed_at, signature)"
       " SELECT w.producer, w.epoch, w.size, w.next_seq, w.peaks, w.signed_at, w.signature FROM audit.watermark w"
@@ -344,13 +345,23 @@ enum err audit_store_close(struct audit_store *store, const struct audit_place *
     return postgres_call(store->postgres, &step, on_noted, what);
 }
 
-enum err audit_store_sweep(struct audit_store *store, postgres_fn *fn, void *owner)
+static enum err step_on(struct audit_store *store, const char *statement, postgres_fn *fn, void *owner)
 {
-    struct postgres_step step = { .statement = "sweep" };
+    struct postgres_step step = { .statement = statement };
     char batches[NUMBER_SIZE];
 
     step_number(&step, batches, AUDIT_SWEEP_BATCHES);
     return postgres_call(store->postgres, &step, fn, owner);
+}
+
+enum err audit_store_sweep(struct audit_store *store, postgres_fn *fn, void *owner)
+{
+    return step_on(store, "sweep", fn, owner);
+}
+
+enum err audit_store_count(struct audit_store *store, postgres_fn *fn, void *owner)
+{
+    return step_on(store, "count", fn, owner);
 }
 
 enum err audit_store_checkpoint(struct audit_store *store, bool is_recent, postgres_fn *fn, void *owner)

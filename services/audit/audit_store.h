@@ -18,7 +18,7 @@
 #include "services/audit/audit_columns.h"
 
 #define AUDIT_OUTBOX_EVENTS 1000    /* most that one read takes */
-#define AUDIT_SWEEP_BATCHES 10      /* most that one step of a sweep looks at */
+#define AUDIT_SWEEP_BATCHES 10      /* most that one step of a sweep, or of counting usage, looks at */
 
 struct audit_store;
 
@@ -79,6 +79,8 @@ bool audit_store_outbox_row(const PGresult *result, int row, struct columns_row 
 enum err audit_store_close(struct audit_store *store, const struct audit_place *place) MUST_CHECK;
 /* Another step of looking for calls that a closed epoch left unfinished. */
 enum err audit_store_sweep(struct audit_store *store, postgres_fn *fn, void *owner) MUST_CHECK;
+/* Another step of counting usage. */
+enum err audit_store_count(struct audit_store *store, postgres_fn *fn, void *owner) MUST_CHECK;
 /* Writes a row of audit.checkpoint for each signed watermark that has none yet.  recent: those of the last hour, again.
  * read: the n-th; false: no more. */
 enum err audit_store_checkpoint(struct audit_store *store, bool is_recent, postgres_fn *fn, void *owner) MUST_CHECK;

@@ -11,6 +11,7 @@
 #include "common/metrics.h"
 #include "common/operation.h"
 #include "common/scope.h"
+#include "services/keys/reports.h"
 #include "services/keys/issuers_handlers.h"
 #include "services/keys/key_life.h"
 #include "services/keys/bulk.h"
@@ -489,42 +490,7 @@ static enum err begin_server_list(struct pending *p, const json_t *body, const s
                               on_servers_listed, p);
 }
 
-/* ---- the trail, and the state ------------------------------------------------------------------ */
-
-static void on_events_listed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
-{
-    struct pending *p = owner;
-    struct page page = { .limit = p->in.page.limit };
-
-    if (ended_by_store(p, outcome, results, count))
-        return;
-    page.items = json_array();
-    for (int row = 0; row < PQntuples(results[0]); row++) {
-        const char *item = postgres_text(results[0], row, 0), *cursor = postgres_text(results[0], row, 1);
-
-        if (item[0] == '\0') {
-            page.has_more = true;
-            page.cursor = cursor;
-        } else if (!page_add(&page, json_loads(item, 0, NULL), cursor)) {
-            break;
-        }
-    }
-    answer_page(p, &page);
-}
-
-static enum err begin_audit_list(struct pending *p, const json_t *body, const struct view *query,
-                                 struct problem *problem)
-{
-    const struct caller caller = caller_of(p);
-    enum err err = keys_parse_page(query, PAGE_OF_AUDIT, &p->in.page, problem);
-
-    (void)body;
-    if (err != ERR_OK)
-        return err;
-    if (!keys_is_operator(&caller))
-        memcpy(p->in.page.user_id, p->user_id, sizeof p->in.page.user_id);
-    return store_list_events(p->keys->store, &p->in.page, on_events_listed, p);
-}
+/* ---- the state ------------------------------------------------------------------ */
 
 static void on_status_read(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
@@ -570,6 +536,8 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_server_update] = begin_server_change,
     [OPERATION_audit_list] = begin_audit_list,
     [OPERATION_status] = begin_status,
+    [OPERATION_usage] = begin_usage,
+    [OPERATION_stats] = begin_stats,
     [OPERATION_tenant_create] = begin_tenant_change,
     [OPERATION_tenant_list] = begin_tenant_list,
     [OPERATION_tenant_get] = begin_tenant_get,

@@ -766,6 +766,51 @@ static bool take_cursor(const char *text, enum page_kind kind, struct page_query
     return true;
 }
 
+#define PAGE(kind) (1u << (unsigned)(kind))
+
+/* Filters that are texts: where each goes, how long it may be, which lists know it. */
+static const struct filter_row { const char *name; size_t offset, size; unsigned pages; } filter_rows[] = {
+#define FILTER(name, member, pages) \
+    { name, offsetof(struct page_query, member), sizeof ((struct page_query *)0)->member, pages }
+    FILTER("from", from, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)), FILTER("to", to, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)),
+    FILTER("key", key_id, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)), FILTER("user", user_id, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)),
+    FILTER("tenant", tenant_id, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE) | PAGE(PAGE_OF_USERS)),
+    FILTER("server", server, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)),
+    FILTER("outcome", outcome, PAGE(PAGE_OF_AUDIT)), FILTER("event", event, PAGE(PAGE_OF_AUDIT)),
+    FILTER("tool", tool, PAGE(PAGE_OF_AUDIT)), FILTER("requestId", request_id, PAGE(PAGE_OF_AUDIT)),
+    FILTER("by", by, PAGE(PAGE_OF_USAGE)),
+#undef FILTER
+};
+
+static bool is_usage_name(const char *text)
+{
+    static const char *const names[] = { "key", "user", "tenant", "server", "hour" };
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(text, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static bool take_filter(const char *name, const char *value, enum page_kind kind, struct page_query *query)
+{
+    for (size_t i = 0; i < sizeof filter_rows / sizeof filter_rows[0]; i++) {
+        const struct filter_row *row = &filter_rows[i];
+        const size_t length = strlen(value);
+
+        if (strcmp(row->name, name) != 0 || (row->pages & PAGE(kind)) == 0)
+            continue;
+        if (length == 0 || length >= row->size)
+            return false;
+        memcpy((char *)query + row->offset, value, length + 1);
+        if (strcmp(name, "by") == 0)
+            return is_usage_name(value);
+        return (strcmp(name, "from") != 0 && strcmp(name, "to") != 0) || keys_moment_is_valid(value);
+    }
+    return false;
+}
+
 static bool take_query_field(const char *name, const char *value, enum page_kind kind, struct page_query *query)
 {
     char *end;
@@ -774,26 +819,9 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
         query->limit = strtoull(value, &end, 10);
         return value[0] >= '0' && value[0] <= '9' && *end == '\0' && query->limit >= 1 && query->limit <= KEYS_PAGE_MAX;
     }
-    if (strcmp(name, "cursor") == 0)
+    if (strcmp(name, "cursor") == 0 && kind != PAGE_OF_USAGE)
         return take_cursor(value, kind, query);
-    if (kind == PAGE_OF_USERS && strcmp(name, "tenant") == 0) {
-        snprintf(query->tenant_id, sizeof query->tenant_id, "%.80s", value);
-        return value[0] != '\0' && strlen(value) <= 80;
-    }
-    if (kind != PAGE_OF_AUDIT)
-        return false;
-    if (strcmp(name, "from") == 0 || strcmp(name, "to") == 0) {
-        snprintf(name[0] == 'f' ? query->from : query->to, sizeof query->from, "%.32s", value);
-        return keys_moment_is_valid(value);
-    }
-    if (strcmp(name, "outcome") == 0) {
-        snprintf(query->outcome, sizeof query->outcome, "%.16s", value);
-        return value[0] != '\0' && strlen(value) <= 16;
-    }
-    if (strcmp(name, "key") != 0 && strcmp(name, "user") != 0)
-        return false;
-    snprintf(name[0] == 'k' ? query->key_id : query->user_id, sizeof query->key_id, "%.64s", value);
-    return value[0] != '\0' && strlen(value) <= 64;
+    return take_filter(name, value, kind, query);
 }
 
 enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
@@ -801,7 +829,7 @@ enum err keys_parse_page(const struct view *query, enum page_kind kind, struct p
 {
     const uint8_t *at = query->bytes, *end = query->size == 0 ? at : at + query->size;
 
-    *ret_query = (struct page_query){ .limit = KEYS_PAGE_DEFAULT };
+    *ret_query = (struct page_query){ .limit = KEYS_PAGE_DEFAULT, .by = "key" };
     while (at < end) {
         const uint8_t *stop = memchr(at, '&', (size_t)(end - at));
         const uint8_t *equals;

@@ -69,15 +69,17 @@ struct server_fields {
     bool enabled, own_auth, second_factor, observes;
 };
 
-enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS };
+enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS, PAGE_OF_USAGE };
 
 /* Query of a list.  Cursor: <Unix microseconds>.<id>, a slug for servers and tenants, an id for users. */
 struct page_query {
     uint64_t limit;
     uint64_t cursor_us;
     char cursor[129];                                        /* "": the first page */
-    char key_id[65], user_id[65], outcome[17];               /* audit_list; "": any */
-    char tenant_id[81];                                      /* of users; "": any */
+    char key_id[65], user_id[65], server[65];                /* audit_list and usage; "": any */
+    char outcome[17], event[33], tool[129], request_id[65];  /* audit_list; "": any */
+    char by[8];                                              /* usage: key, user, tenant, server or hour */
+    char tenant_id[81];                                      /* of users, audit_list and usage; "": any */
     char from[33], to[33];                                   /* RFC 3339; "": open */
 };
 

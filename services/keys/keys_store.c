@@ -1,3 +1,4 @@
+#include "services/keys/reports.h"
 #include "services/keys/keys_store.h"
 
 #include <inttypes.h>
@@ -135,8 +136,6 @@ static const struct postgres_statement statements[] = {
     { "changes_after", "SELECT s.value, c.sequence, c.kind, c.key_id, c.user_id, c.tenant_id, c.server FROM mcpgw.change_sequence s"
                        " LEFT JOIN LATERAL (SELECT * FROM mcpgw.change x WHERE x.sequence > $1::bigint ORDER BY x.sequence LIMIT $2::int) c ON true"
                        " ORDER BY c.sequence" },
-    { "events", "SELECT item, cursor FROM mcpgw.audit_page(nullif($1, '')::timestamptz, nullif($2, '')::timestamptz, nullif($3, ''),"
-                " nullif($4, ''), nullif($5, ''), $6::bigint, $7, $8::int)" },
     { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM mcpgw.apikey),"
                 " (SELECT count(*) FROM mcpgw.server) FROM mcpgw.change_sequence s" },
     { "prune", "SELECT mcpgw.prune()" },
@@ -149,7 +148,7 @@ static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
 static void gather_statements(void)
 {
     static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements,
-                                                              key_life_statements, bulk_statements };
+                                                              key_life_statements, bulk_statements, reports_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
@@ -361,17 +360,6 @@ enum err store_list_servers(struct store *store, const char *tenant_id, const st
 
     return postgres_call(store->postgres, &(struct postgres_step){
         .statement = "server_list", .count = 3, .values = { query->cursor, tenant_id, limit.text } }, fn, owner);
-}
-
-enum err store_list_events(struct store *store, const struct page_query *query, postgres_fn *fn, void *owner)
-{
-    const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
-    const bool is_first = query->cursor[0] == '\0';
-
-    return postgres_call(store->postgres, &(struct postgres_step){
-        .statement = "events", .count = 8,
-        .values = { query->from, query->to, query->key_id, query->user_id, query->outcome,
-                    is_first ? NULL : us.text, is_first ? NULL : query->cursor, limit.text } }, fn, owner);
 }
 
 enum err store_status(struct store *store, postgres_fn *fn, void *owner)

@@ -99,9 +99,6 @@ enum err store_load_server(struct store *store, const struct store_actor *actor,
 /* tenant_id NULL: all */
 enum err store_list_servers(struct store *store, const char *tenant_id, const struct page_query *query, postgres_fn *fn,
                             void *owner) MUST_CHECK;
-/* Rows of one text: the event as JSON; and its cursor.  A row without a text says only where to go on. */
-enum err store_list_events(struct store *store, const struct page_query *query, postgres_fn *fn,
-                           void *owner) MUST_CHECK;
 /* value, triggers present, outbox rows, keys, servers */
 enum err store_status(struct store *store, postgres_fn *fn, void *owner) MUST_CHECK;
 

@@ -512,3 +512,24 @@ def test_calls_that_a_closed_epoch_left_open_have_an_unknown_outcome(database, e
     spool.closed = True
     wait_until(lambda: database.sql(unknown), what="the sweep")
     assert database.sql(unknown) == [("c", 3), ("a", 4)]
+
+
+def test_usage_counts_each_answer_once_whatever_dies(database, edge, service, spool):
+    audit = start(service, database, MCPGW_USAGE_MS="100")
+    answer = {"event": "request", "outcome": "allowed", "auth_method": 1, "tenant_id": "t1", "status": 200, "latency_us": 100, "bytes": 7}
+    for n in range(12):
+        spool.write(bodies=[dict(answer, user_id=f"u{i % 2}", key_id=f"k{i % 3}") for i in range(6)]
+                    + [{"event": "decision", "outcome": "allowed", "key_id": "k0", "server": "s"},
+                       {"event": "completion", "outcome": "failed", "key_id": "k0", "server": "s", "status": 502},
+                       {"event": "refused", "outcome": "refused", "status": 429, "count": 5}])
+        if n % 4 == 3:
+            audit.kill()
+            audit = start(service, database, MCPGW_USAGE_MS="100")
+    wait_stored(database, spool)
+    usage = "SELECT key_id, user_id, server, sum(requests)::int, sum(refused)::int, sum(failed)::int FROM audit.usage GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    wait_until(lambda: database.sql("SELECT sum(requests) FROM audit.usage") == [(12 * 12,)], what="the counts")
+    assert database.sql(usage) == [("", "", "", 60, 60, 0), ("k0", "", "s", 12, 0, 12), ("k0", "u0", "", 12, 0, 0), ("k0", "u1", "", 12, 0, 0),
+                                   ("k1", "u0", "", 12, 0, 0), ("k1", "u1", "", 12, 0, 0), ("k2", "u0", "", 12, 0, 0), ("k2", "u1", "", 12, 0, 0)]
+    assert database.sql("SELECT sum(requests) FROM audit.pulse") == [(144,)]
+    assert database.sql("SELECT audit.count_usage(10)") == [(False,)]
+    assert database.sql("SELECT sum(bytes), sum(latency_us) FROM audit.usage") == [(12 * 6 * 7, 12 * 6 * 100)]

@@ -168,6 +168,29 @@ def create_key(world, operation, actor, call):
             assert reply.json["tenantId"] == tenant
 
 
+def on_usage(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    world.db.sql("INSERT INTO audit.usage SELECT date_trunc('hour', now()), t, u, 'key-' || u, '', 1, 0, 0, 0, 0"
+                 " FROM (VALUES ('acme', 'max'), ('globex', 'gil'), ('acme', %s)) AS x (t, u) ON CONFLICT DO NOTHING", user)
+    for row in call(query="by=user&limit=100").json["items"]:
+        assert rank != "OWN" or row["user"] == user, (actor, row)
+    seen = {row["tenant"] for row in call(query="by=tenant&limit=100").json["items"]}
+    assert rank != "TENANT" or seen <= {tenant}, (actor, seen)
+    assert rank != "OPERATOR" or {"acme", "globex"} <= seen, (actor, seen)
+
+
+def on_trail(world, operation, actor, call):
+    user, tenant, _, rank = ACTORS[actor]
+    for whom, place in (("max", "acme"), ("gil", "globex"), (user, "elsewhere")):
+        world.db.sql("INSERT INTO audit.batch SELECT gen_random_uuid(), 1, 1, 1, 1, t, t, ARRAY[t], %s, %s, %s, %s, ARRAY[%s], ARRAY[%s],"
+                     " %s, %s, %s, %s, %s, %s, %s, '{200}', '{1}', '{1}', '{1}', %s, '{k}', ARRAY[%s] FROM (SELECT now() AS t) x",
+                     *["{x}"] * 4, whom, place, *["{x}"] * 7, [None], whom)
+    items = call(query="limit=100").json["items"]
+    assert rank == "OPERATOR" or all(i["tenantId"] == tenant if rank == "TENANT" else i["userId"] == user for i in items), (actor, items)
+    assert any(i["userId"] == user for i in items) or rank == "TENANT"
+    assert rank != "OPERATOR" or {"acme", "globex"} <= {i["tenantId"] for i in items}
+
+
 CHECKS = {
     "key_create": create_key, "key_list": on_list(keys_of_all), "key_get": on_key(), "key_update": on_key({"name": "x"}),
     "key_enable": on_key(), "key_disable": on_key(), "key_revoke": on_key(), "key_delete": on_key(), "key_rotate": on_key(),
@@ -182,7 +205,7 @@ CHECKS = {
     "user_list": on_user_list, "user_get": on_user(), "user_suspend": on_user(oneself=409), "user_resume": on_user(), "user_sign_out": on_user(),
     "session_list": on_user(), "session_end": on_session,
     "issuer_list": allowed(200), "token_explain": allowed(200, {"token": "a.b.c"}),
-    "audit_list": allowed(200), "status": allowed(200),
+    "audit_list": on_trail, "usage": on_usage, "stats": allowed(200), "status": allowed(200),
 }
 
 
