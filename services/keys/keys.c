@@ -1,6 +1,7 @@
 /* keys.c - puts the service together: start, readiness, calls in work, hourly pruning, drain, stop. */
 #include "services/keys/key_life.h"
 #include "services/keys/keys.h"
+#include "services/keys/settle.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,6 +169,8 @@ static enum err make_parts(struct keys *keys)
                                                          .on_state = on_store_state, .owner = keys }, &keys->store);
     if (err == ERR_OK)
         feed_set_store(keys->feed, keys->store);
+    if (err == ERR_OK)
+        err = settler_new(keys->loop, keys->store, config, &keys->settler);
     return err;
 }
 
@@ -207,6 +210,7 @@ static void keys_stop(void **self)
     loop_cancel(keys->loop, keys->life_timer);
     loop_cancel(keys->loop, keys->life_soon);
     store_destroy(&keys->store);
+    settler_destroy(&keys->settler);
     feed_destroy(&keys->feed);
     bus_destroy(&keys->bus);
     for (size_t i = 0; i < KEYS_PENDING_MAX; i++) {

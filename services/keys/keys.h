@@ -78,6 +78,7 @@ struct keys {
     struct pending *free;
     uint32_t pending_count;
     bool is_draining;
+    struct settler *settler;
     int prune_timer, prune_soon, life_timer, life_soon;
     struct pending pending[KEYS_PENDING_MAX];
 };

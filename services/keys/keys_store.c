@@ -139,6 +139,7 @@ static const struct postgres_statement statements[] = {
     { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM mcpgw.apikey),"
                 " (SELECT count(*) FROM mcpgw.server) FROM mcpgw.change_sequence s" },
     { "prune", "SELECT mcpgw.prune()" },
+    { "settle_uses", "SELECT mcpgw.settle_uses($1, $2::int)" },
     { NULL, NULL }
 };
 
@@ -365,6 +366,14 @@ enum err store_list_servers(struct store *store, const char *tenant_id, const st
 enum err store_status(struct store *store, postgres_fn *fn, void *owner)
 {
     return postgres_call(store->postgres, &(struct postgres_step){ .statement = "status" }, fn, owner);
+}
+
+enum err store_settle_uses(struct store *store, const char *limits, postgres_fn *fn, void *owner)
+{
+    const struct number batches = number_of(STORE_SETTLE_BATCHES);
+
+    return postgres_call(store->postgres, &(struct postgres_step){
+        .statement = "settle_uses", .count = 2, .values = { limits, batches.text } }, fn, owner);
 }
 
 enum err store_prune(struct store *store, postgres_fn *fn, void *owner)
