@@ -153,7 +153,7 @@ void answer_send(struct answer *answer, const char *content_type, const void *bo
         exchange->is_broken = true;    /* our own fields are bounded, so this is a bug; nothing half-written goes out */
         return;
     }
-    if (strcmp(exchange->method, "HEAD") == 0)
+    if (exchange->is_head)
         size = 0;
     if (size <= head->capacity - head->size) {
         writer_bytes(head, body, size);

@@ -1,6 +1,7 @@
 /*
  * batches.c - what waits becomes one frame per worker, replies find their slots, and what is not answered in time goes to
- * another worker.  A batch is never held back for more to come: it is what was found waiting.
+ * another worker.  A batch is what was found waiting.  While every worker of a role has a frame, what comes waits for the
+ * first answer (Nagle's rule, at most HOLD_US), so that the batches grow with the load and the wake-ups do not.
  */
 #include "services/edge/core.h"
 
@@ -58,6 +59,8 @@ static bool is_live(const struct batch *batch)
 static void owe_less(struct dispatch *d, struct worker *worker, uint64_t count)
 {
     worker->outstanding -= count;
+    if (worker->outstanding == 0)
+        worker->busy_until_us = 0;
     if (worker->outstanding == 0 && worker->state == WORKER_LEAVING)
         d->feed.holders_changed |= worker->role == ROLE_AUTHZ;
 }
@@ -262,6 +265,7 @@ static void send_queued(struct dispatch *d, struct worker *worker)
     for (uint32_t i = 0; i < count; i++)
         take_off(d, worker, slots[i]);
     worker->outstanding += count;
+    worker->busy_until_us = d->now_us + HOLD_US;
     if (!copy_frame(&writer, &frame)) {
         worker_lost(d, worker, "out of memory");
         return;
@@ -294,6 +298,25 @@ static void resend_waiting(struct dispatch *d)
     }
 }
 
+uint64_t batches_held_until_us(const struct dispatch *d, enum role role)
+{
+    uint64_t until_us = 0;
+
+    if (role == ROLE_KEYS || d->queue[role].count >= items_max[role])
+        return 0;
+    for (uint32_t i = 0; i < WORKERS_MAX; i++) {
+        const struct worker *worker = &d->workers[role][i];
+
+        if (worker->state != WORKER_ALIVE)
+            continue;
+        if (worker->busy_until_us <= d->now_us)
+            return 0;
+        if (until_us == 0 || worker->busy_until_us < until_us)
+            until_us = worker->busy_until_us;
+    }
+    return until_us;
+}
+
 void batches_send(struct dispatch *d)
 {
     struct worker *worker;
@@ -301,7 +324,8 @@ void batches_send(struct dispatch *d)
     if (d->waiting_batches > 0)
         resend_waiting(d);
     for (enum role role = ROLE_AUTHZ; role <= ROLE_KEYS; role++) {
-        while (d->queue[role].count > 0 && (worker = worker_choose(d, role, NULL)) != NULL)
+        while (d->queue[role].count > 0 && batches_held_until_us(d, role) == 0
+               && (worker = worker_choose(d, role, NULL)) != NULL)
             send_queued(d, worker);
         shed(d, role);
     }

@@ -51,6 +51,7 @@
 #define CHARGE_ATTEMPT_US 100000u     /* a repeated batch is charged once, so asking another worker is safe */
 #define HEDGE_LEAST_US   3000u
 #define RETRY_FIRST      5000u        /* hundredths of a repetition that a new edge may make before it has earned any */
+#define HOLD_US          500u         /* about a round trip */
 #define AVOID_US         250000u      /* after a time-out another worker is preferred for so long */
 
 enum role { ROLE_AUTHZ, ROLE_RATELIMIT, ROLE_KEYS, ROLE_AUDIT, ROLE_COUNT };
@@ -67,6 +68,7 @@ struct worker {
     unsigned version;
     uint64_t credits, outstanding;
     uint64_t applied, heard_us, avoid_until_us;
+    uint64_t busy_until_us;           /* it has a frame of ours, so small ones wait so long for its answer */
 };
 
 struct batch;
@@ -241,6 +243,8 @@ void batches_tune(struct dispatch *d);             /* once a second */
 void batches_worker_lost(struct dispatch *d, struct worker *worker);
 void batches_release(struct dispatch *d, struct slot *slot);    /* the slot waits for no worker any more */
 uint64_t batches_next_hedge_us(struct dispatch *d);             /* when batches_hedge has something to do; UINT64_MAX */
+/* Until when nothing can be sent to this role but what is queued already fills a frame; 0: not so. */
+uint64_t batches_held_until_us(const struct dispatch *d, enum role role);
 /* false: nobody asked for it. */
 bool batches_take_reply(struct dispatch *d, struct worker *worker, const struct frame_header *header, const struct frame_item *item);
 

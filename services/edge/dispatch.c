@@ -75,7 +75,7 @@ static void await_answer(const struct dispatch *d, struct call *call)
     abort();
 }
 
-void dispatch_call(struct dispatch *dispatch, struct call *call)
+void dispatch_begin(struct dispatch *dispatch, struct call *call)
 {
     memset(&call->own, 0, sizeof call->own);
     memset(&call->verdict, 0, sizeof call->verdict);
@@ -85,6 +85,18 @@ void dispatch_call(struct dispatch *dispatch, struct call *call)
     call->err = ERR_OK;
     atomic_fetch_add_explicit(&dispatch->calls_in_work, 1, memory_order_relaxed);
     hand_over(dispatch, call);
+}
+
+void dispatch_await(struct dispatch *dispatch, struct call *call)
+{
+    if (__atomic_load_n(&call->own.state, __ATOMIC_ACQUIRE) != CALL_DONE)
+        await_answer(dispatch, call);
+}
+
+void dispatch_call(struct dispatch *dispatch, struct call *call)
+{
+    call->answer = NULL;
+    dispatch_begin(dispatch, call);
     await_answer(dispatch, call);
 }
 
@@ -214,14 +226,28 @@ static uint64_t next_timer_us(struct dispatch *d)
 {
     uint64_t next_us = d->heartbeat_us < d->trail_us ? d->heartbeat_us : d->trail_us;
     const bool has_calls = atomic_load_explicit(&d->calls_in_work, memory_order_relaxed) > 0;
-    uint64_t hedge_us;
+    uint64_t hedge_us, held_us;
 
     if (!has_calls)
         return next_us;
     if (d->tick_us < next_us)
         next_us = d->tick_us;
+    for (enum role role = ROLE_AUTHZ; role <= ROLE_RATELIMIT; role++) {
+        held_us = role == ROLE_AUTHZ || d->queue[role].count > 0 ? batches_held_until_us(d, role) : 0;
+        if (held_us != 0 && held_us < next_us)
+            next_us = held_us;
+    }
     hedge_us = batches_next_hedge_us(d);
     return hedge_us < next_us ? hedge_us : next_us;
+}
+
+/*
+ * While authz has what it can take, calls handed over can only wait, so they need not wake us: its answer will, or this
+ * moment.  0: they must.
+ */
+static uint64_t quiet_until_us(const struct dispatch *d)
+{
+    return batches_held_until_us(d, ROLE_AUTHZ);
 }
 
 static void note_pause(struct dispatch *d, uint64_t from_us, uint64_t to_us)
@@ -232,7 +258,7 @@ static void note_pause(struct dispatch *d, uint64_t from_us, uint64_t to_us)
 
 static void await_input(struct dispatch *d, bool has_more, struct pollfd polled[POLLED])
 {
-    const uint64_t before_us = clock_monotonic_us(), next_us = next_timer_us(d);
+    const uint64_t before_us = clock_monotonic_us(), next_us = next_timer_us(d), quiet_us = quiet_until_us(d);
     uint64_t span_us = has_more || next_us <= before_us ? 0 : next_us - before_us;
     struct timespec span;
     uint64_t ignored;
@@ -240,8 +266,8 @@ static void await_input(struct dispatch *d, bool has_more, struct pollfd polled[
     note_pause(d, d->now_us, before_us);
     if (span_us > 0 && has_input(d))
         span_us = 0;
-    atomic_store(&d->is_asleep, span_us > 0);
-    if (span_us > 0 && (atomic_load(&d->handed_over) != NULL || atomic_load(&d->is_stopping) != 0))
+    atomic_store(&d->is_asleep, span_us > 0 && quiet_us == 0);
+    if (span_us > 0 && ((quiet_us == 0 && atomic_load(&d->handed_over) != NULL) || atomic_load(&d->is_stopping) != 0))
         span_us = 0;
     span = (struct timespec){ .tv_sec = (time_t)(span_us / 1000000), .tv_nsec = (long)(span_us % 1000000) * 1000 };
     if (ppoll(polled, POLLED, &span, NULL) < 0)

@@ -2,7 +2,8 @@
  * dispatch.h - the edge's dispatcher: one thread that owns every ZeroMQ socket, the worker table, the slots and the spool.
  *
  * A civetweb thread fills a struct call, hands it over (lock-free list and an eventfd) and sleeps on its futex until the
- * dispatcher is through with all steps: verdict, charge, management, record.  One hand-over and one wake-up per call.
+ * dispatcher is through with all steps: verdict, charge, management, record.  One hand-over and one wake-up per call; none,
+ * when the call has an `answer` of its own, which the dispatcher gives while the thread waits for its client again.
  * dispatch_call() always returns by the call's deadline plus DISPATCH_SLACK; a dispatcher that does not keep this is dead
  * and the process aborts (its supervisor restarts it).
  */
@@ -85,6 +86,10 @@ struct call {
     struct manage_reply reply;                /* after CALL_MANAGE; its body VIEW lies in reply_buffer */
     uint8_t *reply_buffer;                    /* owned by the caller of dispatch_call: 65536 bytes, or NULL without CALL_MANAGE */
 
+    /* dispatch_begin() only: runs in the dispatcher's thread once all else is done.  It must neither block nor fail. */
+    void (*answer)(struct call *call);
+    void *owner;                              /* the caller's own */
+
     /* the dispatcher's own; opaque, zero at first */
     struct {
         struct call *next;                    /* in the list of hand-overs, then in that of answers */
@@ -103,6 +108,12 @@ struct call {
 /* With CALL_MANAGE the event's status and outcome are those of the reply.  A caller that asks for CALL_RECORD alone (a
  * completion) sets the identity, status and, if it is not "allowed", the outcome of the event itself. */
 void dispatch_call(struct dispatch *dispatch, struct call *call);
+/*
+ * The two halves of dispatch_call(): hands over and returns; waits.  The call belongs to the dispatcher in between, and
+ * dispatch_await() must follow, from any thread.
+ */
+void dispatch_begin(struct dispatch *dispatch, struct call *call);
+void dispatch_await(struct dispatch *dispatch, struct call *call);
 
 /* A refusal before authz (malformed, blocked, locked out, shed): counted, one event per address and second. `reason`: static storage. */
 void dispatch_count_refusal(struct dispatch *dispatch, const char *address, const char *reason, unsigned status);

@@ -46,10 +46,18 @@ struct exchange_thread {
     int fd;                          /* of the connection; -1 until somebody asked */
     char peer[PEERS_ADDRESS_SIZE];   /* of the connection; "" between connections; under http->lock */
     bool is_over_cap;                /* this connection is one too many of its address */
+    bool has_answered;               /* this connection had an answer before */
+    bool pipelines;                  /* its client does not wait for answers */
+    bool is_deferring;               /* the dispatcher has, or had, the answer in `deferred` */
+    _Atomic bool is_answering;       /* the dispatcher has come to it: a request from now on may be the answer's own */
+    struct exchange deferred;
     bool is_drained;                 /* civetweb holds nothing of the body any more: what comes is in the socket */
-    pthread_mutex_t watch;           /* of the two below, which the reaper reads */
+    pthread_mutex_t watch;           /* of the five below, which the reaper reads */
     uint64_t deadline_us;            /* 0: not watched */
     int watched_fd;
+    const char *unsent;              /* of a deferred answer, in the workspace: what the socket did not take at once */
+    size_t unsent_size;
+    uint64_t unsent_until_us;
     uint64_t upload_started_us;      /* moved on by the time the body waited for its upstream */
     uint64_t left_us;                /* when the last piece was given out; 0: the client has been waited for since */
 };
@@ -59,11 +67,12 @@ struct edge_http {
     struct mg_context *context;
     pthread_mutex_t lock;            /* of the list and the peers in it */
     struct exchange_thread *threads;
-    _Atomic uint64_t connections, uploads;
+    _Atomic uint64_t connections, uploads, unsent;
     pthread_t reaper;
     bool has_reaper;
     _Atomic bool is_stopping;
     char start_fault[200];           /* what civetweb said while it started */
+    _Atomic uint16_t fd_of_port[65536];    /* where a client's port was last seen: guesses, to be checked */
 };
 
 /* ---- the client's socket ---- */
@@ -83,17 +92,34 @@ static bool is_socket_of(int fd, const struct mg_request_info *info)
     return inet_ntop(AF_INET, &peer.sin_addr, text, sizeof text) != NULL && strcmp(text, info->remote_addr) == 0;
 }
 
-static int find_socket(const struct mg_request_info *info)
+/* One look at all sockets notes them for every thread, so that a thousand new connections do not cost a million calls. */
+static void note_socket(struct edge_http *http, int fd)
 {
-    DIR *directory = opendir("/proc/self/fd");
-    int found = -1;
+    struct sockaddr_in peer;
+    socklen_t size = sizeof peer;
 
+    if (fd < SOCKET_FD_MAX && getpeername(fd, (struct sockaddr *)&peer, &size) == 0 && peer.sin_family == AF_INET)
+        atomic_store_explicit(&http->fd_of_port[ntohs(peer.sin_port)], (uint16_t)fd, memory_order_relaxed);
+}
+
+static int find_socket(struct edge_http *http, const struct mg_request_info *info)
+{
+    int found = atomic_load_explicit(&http->fd_of_port[info->remote_port & 0xffff], memory_order_relaxed);
+    DIR *directory;
+
+    if (found > 2 && is_socket_of(found, info))
+        return found;
+    directory = opendir("/proc/self/fd");
     if (directory == NULL)
         return -1;
-    for (struct dirent *entry = readdir(directory); entry != NULL && found < 0; entry = readdir(directory)) {
+    found = -1;
+    for (struct dirent *entry = readdir(directory); entry != NULL; entry = readdir(directory)) {
         int fd = isdigit((unsigned char)entry->d_name[0]) ? atoi(entry->d_name) : -1;
 
-        if (fd > 2 && is_socket_of(fd, info))
+        if (fd <= 2)
+            continue;
+        note_socket(http, fd);
+        if (found < 0 && is_socket_of(fd, info))
             found = fd;
     }
     closedir(directory);
@@ -103,7 +129,7 @@ static int find_socket(const struct mg_request_info *info)
 static int thread_fd(struct exchange_thread *thread, const struct mg_connection *connection)
 {
     if (thread->fd < 0)
-        thread->fd = find_socket(mg_get_request_info(connection));
+        thread->fd = find_socket(thread->http, mg_get_request_info(connection));
     return thread->fd;
 }
 
@@ -150,6 +176,30 @@ static void unwatch(struct exchange_thread *thread)
     watch(thread, -1, 0);
 }
 
+/* What the socket takes now.  false: the connection is gone. */
+static bool send_what_fits(int fd, const char **at, size_t *left)
+{
+    ssize_t count = send(fd, *at, *left, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+    if (count < 0)
+        return errno == EAGAIN || errno == EINTR;
+    *at += count;
+    *left -= (size_t)count;
+    return true;
+}
+
+static void reap_unsent(struct exchange_thread *thread, uint64_t now_us)
+{
+    if (thread->unsent_size == 0)
+        return;
+    if (!send_what_fits(thread->fd, &thread->unsent, &thread->unsent_size) || thread->unsent_until_us < now_us)
+        thread->unsent_size = 0;
+    if (thread->unsent_until_us < now_us)
+        shutdown(thread->fd, SHUT_RDWR);
+    if (thread->unsent_size == 0)
+        metric_set(METRIC_http_unsent, atomic_fetch_sub(&thread->http->unsent, 1) - 1);
+}
+
 static void reap(struct edge_http *http)
 {
     uint64_t now_us = clock_monotonic_us();
@@ -161,6 +211,7 @@ static void reap(struct edge_http *http)
             shutdown(thread->watched_fd, SHUT_RD);
             thread->deadline_us = 0;
         }
+        reap_unsent(thread, now_us);
         pthread_mutex_unlock(&thread->watch);
     }
     pthread_mutex_unlock(&http->lock);
@@ -241,7 +292,7 @@ static void *run_reaper(void *argument)
     struct edge_http *http = argument;
 
     for (unsigned turn = 0; !atomic_load(&http->is_stopping); turn++) {
-        if (atomic_load(&http->uploads) > 0)
+        if (atomic_load(&http->uploads) + atomic_load(&http->unsent) > 0)
             reap(http);
         if (turn % CUT_EVERY == 0)
             cut_silent(http);
@@ -278,8 +329,8 @@ static bool can_discard(const struct exchange *exchange)
 
 bool exchange_settle_close(struct exchange *exchange)
 {
-    if (exchange->must_close)
-        return true;
+    if (exchange->must_close || exchange->is_deferred)    /* deferred: settled before */
+        return exchange->must_close;
     if (exchange->head->wants_close || (exchange->head->has_body && !exchange->body_is_done && !can_discard(exchange))
         || atomic_load_explicit(&exchange->edge->is_draining, memory_order_relaxed) || is_crowded(exchange)) {
         exchange->must_close = true;
@@ -295,10 +346,36 @@ void exchange_abort(struct exchange *exchange)
     mg_disable_connection_keep_alive(exchange->connection);
 }
 
+/*
+ * In the dispatcher's thread, which must not wait.  A client that reads its answers has room for this one; for one that does
+ * not the reaper goes on, or its own thread once the next request is there.
+ */
+static void send_deferred(struct exchange *exchange, const char *bytes, size_t size)
+{
+    struct exchange_thread *thread = exchange->thread;
+
+    if (!send_what_fits(thread->fd, &bytes, &size)) {
+        exchange->is_broken = true;
+        return;
+    }
+    if (size == 0)
+        return;
+    pthread_mutex_lock(&thread->watch);
+    thread->unsent = bytes;
+    thread->unsent_size = size;
+    thread->unsent_until_us = clock_monotonic_us() + exchange->edge->config->write_ms * 1000;
+    pthread_mutex_unlock(&thread->watch);
+    metric_set(METRIC_http_unsent, atomic_fetch_add(&thread->http->unsent, 1) + 1);
+}
+
 void exchange_send(struct exchange *exchange, const void *bytes, size_t size)
 {
     if (size == 0 || exchange->is_broken)
         return;
+    if (exchange->is_deferred) {
+        send_deferred(exchange, bytes, size);
+        return;
+    }
     if (mg_write(exchange->connection, bytes, size) != (int)size)
         exchange_abort(exchange);
 }
@@ -324,6 +401,81 @@ void exchange_send_watched(struct exchange *exchange, const void *bytes, size_t 
         if (poll(events, 2, (int)exchange->edge->config->write_ms) <= 0 || (events[1].revents & POLLIN) != 0)
             exchange_abort(exchange);
     }
+}
+
+/* ---- answers that leave without their thread ---- */
+
+static void answer_deferred(struct call *call)
+{
+    struct exchange_thread *thread = call->owner;
+
+    atomic_store(&thread->is_answering, true);
+    thread->deferred.answer_call(&thread->deferred);
+    atomic_fetch_sub_explicit(&thread->http->edge->in_flight, 1, memory_order_relaxed);
+}
+
+static bool can_defer(struct exchange *exchange)
+{
+    const struct exchange_thread *thread = exchange->thread;
+
+    return thread->has_answered && !thread->pipelines && !exchange->head->has_body && !exchange->head->is_http10
+           && !exchange->is_mcp && !exchange->stays && exchange->space->call.token.size <= EXCHANGE_TOKEN_MAX
+           && !exchange_settle_close(exchange) && exchange_fd(exchange) >= 0;
+}
+
+bool exchange_defer(struct exchange *exchange, exchange_answer_fn *answer)
+{
+    struct exchange_thread *thread = exchange->thread;
+    struct call *call = &exchange->space->call;
+
+    if (!can_defer(exchange))
+        return false;
+    exchange->is_deferred = true;
+    exchange->answer_call = answer;
+    thread->deferred = *exchange;
+    thread->deferred.connection = NULL;
+    thread->is_deferring = true;
+    atomic_store(&thread->is_answering, false);
+    if (call->token.size > 0)
+        memcpy(exchange->space->token, call->token.bytes, call->token.size);
+    call->token.bytes = exchange->space->token;
+    call->answer = answer_deferred;
+    call->owner = thread;
+    dispatch_begin(exchange->edge->dispatch, call);
+    return true;
+}
+
+/* The rest of an answer, by who owns the connection: waits for the client.  false: it did not take it. */
+static bool send_rest(struct exchange_thread *thread)
+{
+    const char *at;
+    size_t left;
+
+    pthread_mutex_lock(&thread->watch);
+    at = thread->unsent;
+    left = thread->unsent_size;
+    thread->unsent_size = 0;
+    pthread_mutex_unlock(&thread->watch);
+    if (left > 0)
+        metric_set(METRIC_http_unsent, atomic_fetch_sub(&thread->http->unsent, 1) - 1);
+    while (left > 0) {
+        struct pollfd writable = { .fd = thread->fd, .events = POLLOUT };
+
+        if (poll(&writable, 1, (int)thread->http->edge->config->write_ms) <= 0 || !send_what_fits(thread->fd, &at, &left))
+            return false;
+    }
+    return true;
+}
+
+/* Before anything else is done with the connection.  false: the answer before did not leave whole. */
+static bool settle_deferred(struct exchange_thread *thread)
+{
+    if (!thread->is_deferring)
+        return true;
+    thread->pipelines |= !atomic_load(&thread->is_answering);
+    dispatch_await(thread->http->edge->dispatch, &thread->space->call);
+    thread->is_deferring = false;
+    return send_rest(thread) && !thread->deferred.is_broken;
 }
 
 enum err exchange_begin_upload(struct exchange *exchange)
@@ -516,7 +668,7 @@ static int on_connection(const struct mg_connection *connection, void **ret_data
     if (thread == NULL)
         return 0;
     thread->fd = -1;
-    thread->is_over_cap = false;
+    thread->is_over_cap = thread->has_answered = thread->pipelines = false;
     atomic_fetch_add(&thread->http->connections, 1);
     return 0;
 }
@@ -544,6 +696,7 @@ static void on_connection_end(const struct mg_connection *connection)
 
     if (thread == NULL)
         return;
+    (void)settle_deferred(thread);
     atomic_fetch_sub(&thread->http->connections, 1);
     pthread_mutex_lock(&thread->http->lock);
     thread->peer[0] = '\0';
@@ -569,7 +722,7 @@ static int on_unreadable(struct mg_connection *connection, int status, const cha
 
     (void)message;
     mg_disable_connection_keep_alive(connection);
-    if (thread == NULL)
+    if (thread == NULL || !settle_deferred(thread))
         return 0;
     metric_add(METRIC_refused_malformed, 1);
     uuid7_make(uuid);
@@ -677,7 +830,7 @@ static void finish(struct exchange *exchange)
     uint8_t waste[4096];
     size_t count = 1;
 
-    if (!exchange->head->has_body || exchange->body_is_done || exchange->is_broken)
+    if (exchange->is_deferred || !exchange->head->has_body || exchange->body_is_done || exchange->is_broken)
         return;
     if (exchange->must_close || exchange_begin_upload(exchange) != ERR_OK) {
         mg_disable_connection_keep_alive(exchange->connection);
@@ -727,7 +880,7 @@ static int on_request(struct mg_connection *connection)
 
         thread->space = bytes == MAP_FAILED ? NULL : bytes;
     }
-    if (thread == NULL || thread->space == NULL) {
+    if (thread == NULL || thread->space == NULL || !settle_deferred(thread)) {
         mg_disable_connection_keep_alive(connection);
         return 503;
     }
@@ -739,9 +892,13 @@ static int on_request(struct mg_connection *connection)
                                   .method = info->request_method,
                                   .path = thread->space->path,
                                   .query = "",
+                                  .is_head = strcmp(info->request_method, "HEAD") == 0,
                                   .started_us = clock_monotonic_us() };
     atomic_fetch_add_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
     answer_or_refuse(&exchange, info);
+    if (exchange.is_deferred)
+        return 200;    /* only for civetweb, which closes after some others */
+    thread->has_answered = true;
     atomic_fetch_sub_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
     return exchange.status != 0 ? exchange.status : 499;
 }

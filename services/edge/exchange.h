@@ -1,6 +1,7 @@
 /*
  * exchange.h - one HTTP request and the way back to its client, as handlers see them.  edge_http.c implements it;
- * nothing of civetweb shows through.  An exchange lives on one thread and is over when edge_answer() returns.
+ * nothing of civetweb shows through.  An exchange lives on one thread and is over when edge_answer() returns, unless it
+ * was deferred: then a copy of it is answered by the dispatcher's thread.
  */
 #ifndef EDGE_EXCHANGE_H
 #define EDGE_EXCHANGE_H
@@ -17,6 +18,7 @@
 #include "services/edge/peers.h"
 
 #define EXCHANGE_REQUEST_ID_MAX 64u
+#define EXCHANGE_TOKEN_MAX      16384u    /* as verdict_request.token */
 #define EXCHANGE_REPLY_SIZE     8192u     /* head and a small body */
 #define EXCHANGE_BODY_SIZE      4096u     /* a small body while it is written */
 #define EXCHANGE_DISCARD_MAX    65536u    /* of an unread request body, to keep its connection */
@@ -34,6 +36,7 @@ struct workspace {
     char request_id[EXCHANGE_REQUEST_ID_MAX + 1];
     char peer[PEERS_ADDRESS_SIZE], address[PEERS_ADDRESS_SIZE];
     struct call call;
+    uint8_t token[EXCHANGE_TOKEN_MAX];    /* of a deferred exchange: its request is gone when authz wants to see it */
     char body[EXCHANGE_BODY_SIZE];
     char reply[EXCHANGE_REPLY_SIZE];
     struct large *large;
@@ -42,6 +45,9 @@ struct workspace {
 
 struct mg_connection;
 struct exchange_thread;
+
+struct exchange;
+typedef void exchange_answer_fn(struct exchange *exchange);
 
 struct exchange {
     struct edge *edge;
@@ -60,7 +66,13 @@ struct exchange {
     int would_refuse;                     /* the status this request would have had otherwise; 0: none */
     bool is_public; /* any page may read the answer */
     bool body_is_done;                    /* read to its end */
+    bool is_head;                         /* the answer goes without its body */
     bool must_close;
+    bool stays;                           /* answering takes more than writing: never to be deferred */
+    bool is_deferred;                     /* answered by the dispatcher's thread; civetweb and the request's texts are out of reach */
+    exchange_answer_fn *answer_call;      /* deferred: what to do when its call has come back */
+    exchange_answer_fn *answer;           /* the gate's: for a call that was let through */
+    bool for_nginx;                       /* the gate's: how a refusal is shown */
     bool is_broken;                       /* nothing more can be sent */
     int status;                           /* of the answer sent; 0: none yet */
 };
@@ -91,5 +103,13 @@ int exchange_fd(struct exchange *exchange);
 /* Must the answer close the connection?  Settles it: from now on it will. */
 bool exchange_settle_close(struct exchange *exchange);
 struct large *exchange_large(struct exchange *exchange);    /* NULL: no memory */
+
+/*
+ * Hands over space->call; `answer` is given by the dispatcher's thread, on a copy of the exchange, while this thread waits
+ * for the connection's next request: one sleep per request in place of two.  The handler must return at once and touch
+ * nothing more.  false: this exchange must be answered here (a body, the connection's last or first request, a client that
+ * sends its next request before it has our answer).
+ */
+bool exchange_defer(struct exchange *exchange, exchange_answer_fn *answer);
 
 #endif

@@ -223,11 +223,22 @@ static void take_originals(struct exchange *exchange, const struct route_match *
         copy_original_path(event, match->rest);
 }
 
-void forward_auth_answer(struct exchange *exchange, const struct route_match *match)
+static void answer_identity(struct exchange *exchange)
 {
     struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    const struct call *call = &exchange->space->call;
+    struct answer answer = answer_begin(exchange, 200);
+
+    context_write(&body, &call->verdict, exchange->request_id);
+    write_identity(&answer, &call->verdict);
+    write_token(&answer, &call->verdict, call->verdict_request.server);
+    answer_rate(&answer, &call->charge);
+    answer_send(&answer, "application/json", body.bytes, body.size);
+}
+
+void forward_auth_answer(struct exchange *exchange, const struct route_match *match)
+{
     struct server_entry server;
-    struct answer answer;
     struct need need;
     struct call *call;
     enum err found = ERR_NOT_FOUND;
@@ -249,26 +260,25 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
         return;
     need_server(&need, found, &server, call);
     take_originals(exchange, match, &call->event);
-    if (!gate_pass(exchange, call, need.for_nginx))
-        return;
+    exchange->stays = need.server[0] != '\0' && exchange->edge->identity != NULL;    /* a token may have to be signed */
+    gate_answer(exchange, call, need.for_nginx, answer_identity);
+}
+
+static void answer_context(struct exchange *exchange)
+{
+    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    const struct call *call = &exchange->space->call;
+    struct answer answer = answer_begin(exchange, 200);
+
     context_write(&body, &call->verdict, exchange->request_id);
-    answer = answer_begin(exchange, 200);
-    write_identity(&answer, &call->verdict);
-    write_token(&answer, &call->verdict, need.server);
     answer_rate(&answer, &call->charge);
     answer_send(&answer, "application/json", body.bytes, body.size);
 }
 
 void context_answer(struct exchange *exchange, const struct route_match *match)
 {
-    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
     struct call *call = gate_prepare(exchange, match->route->scope, false);
-    struct answer answer;
 
-    if (call == NULL || !gate_pass(exchange, call, false))
-        return;
-    context_write(&body, &call->verdict, exchange->request_id);
-    answer = answer_begin(exchange, 200);
-    answer_rate(&answer, &call->charge);
-    answer_send(&answer, "application/json", body.bytes, body.size);
+    if (call != NULL)
+        gate_answer(exchange, call, false, answer_context);
 }

@@ -176,13 +176,40 @@ static void mark_observed(struct exchange *exchange, struct call *call)
         memset(&call->verdict, 0, sizeof call->verdict);
 }
 
+/* Let through, if only because nothing is enforced here. */
+static bool has_passed(struct exchange *exchange, struct call *call)
+{
+    if (call->err == ERR_OK && call->observed != ERR_OK)
+        mark_observed(exchange, call);
+    return call->err == ERR_OK;
+}
+
+static void answer_call(struct exchange *exchange)
+{
+    struct call *call = &exchange->space->call;
+
+    if (has_passed(exchange, call))
+        exchange->answer(exchange);
+    else
+        answer_refuse_call(exchange, call, call->verdict_request.needed, exchange->for_nginx);
+}
+
+void gate_answer(struct exchange *exchange, struct call *call, bool for_nginx, exchange_answer_fn *answer)
+{
+    exchange->answer = answer;
+    exchange->for_nginx = for_nginx;
+    if (exchange_defer(exchange, answer_call))
+        return;
+    dispatch_call(exchange->edge->dispatch, call);
+    answer_call(exchange);
+}
+
 bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx)
 {
     dispatch_call(exchange->edge->dispatch, call);
-    if (call->err == ERR_OK && call->observed != ERR_OK)
-        mark_observed(exchange, call);
-    if (call->err == ERR_OK)
+    if (has_passed(exchange, call))
         return true;
-    answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
+    if (call->err != ERR_TOOL_WANTED)
+        answer_refuse_call(exchange, call, call->verdict_request.needed, for_nginx);
     return false;
 }

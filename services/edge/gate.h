@@ -18,6 +18,11 @@ struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes,
 /* Makes the call.  false: it was refused, and that is answered.
  * ERR_TOOL_WANTED in call->err, which only who said TOOL_LATER can get, is left to the caller: nothing is answered yet. */
 bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx);
+/*
+ * Makes the call and answers it: by `answer` when it was let through, else with the refusal.  The exchange is over for the
+ * caller; `answer` may run on the dispatcher's thread: it uses the workspace, but nothing of the request's own texts.
+ */
+void gate_answer(struct exchange *exchange, struct call *call, bool for_nginx, exchange_answer_fn *answer);
 /* Copies at most size - 1 bytes of printable ASCII; cut with "..." when longer, other bytes become '?'. */
 void gate_copy_text(char *into, size_t size, const char *text);
 

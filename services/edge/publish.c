@@ -23,6 +23,8 @@ static void wake(struct dispatch *d, struct call *call)
 {
     uint32_t *word = &call->own.state;
 
+    if (call->answer != NULL)
+        call->answer(call);
     atomic_fetch_sub_explicit(&d->calls_in_work, 1, memory_order_relaxed);
     if (__atomic_exchange_n(word, CALL_DONE, __ATOMIC_ACQ_REL) == CALL_ASLEEP)
         syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import queue
+import socket
 import threading
 import time
 
@@ -383,3 +384,132 @@ def test_an_unknown_peer_is_told_the_recorded_rejection(edge):
     message, = busedge.decode_frame(stranger.recv())
     assert (message.name, dict(message)) == ("reject", load("reject", "say_ready"))
     context.destroy(0)
+
+
+# ---- kept connections: the answer leaves while its thread waits for the next request -----------------------------
+
+class Kept:
+    """One connection, used by hand."""
+
+    def __init__(self, edge, has_small_buffers=False):
+        self.socket = socket.socket()
+        if has_small_buffers:    # the edge's grow with the size of a segment
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        self.socket.connect(("127.0.0.1", edge.port))
+        self.socket.settimeout(30)
+        self.stream = self.socket.makefile("rb")
+
+    def send(self, request_id, method="GET", key="ci", path="/auth/check", fields=""):
+        self.socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nx-api-key: {KEYS[key]}\r\n"
+                            f"x-request-id: {request_id}\r\n{fields}\r\n".encode())
+
+    def receive(self, method="GET"):
+        """(status, request id, body), or None at the end of the connection."""
+        line = self.stream.readline()
+        if not line:
+            return None
+        head = dict(row.decode().rstrip("\r\n").split(": ", 1) for row in iter(self.stream.readline, b"\r\n"))
+        size = 0 if method == "HEAD" else int(head["Content-Length"])
+        body = self.stream.read(size)
+        assert len(body) == size, "an answer was cut"
+        return int(line.split()[1]), head["X-Request-Id"], body
+
+    def close(self):
+        self.stream.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def kept(edge):
+    connection = Kept(edge)
+    yield connection
+    connection.close()
+
+
+def test_each_request_of_a_kept_connection_gets_its_own_answer(edge, kept):
+    edge.replies("allowed", "allowed")
+    for number in range(20):
+        kept.send(f"own-{number}")
+        status, request_id, body = kept.receive()
+        assert (status, request_id, json.loads(body)["requestId"]) == (200, f"own-{number}", f"own-{number}")
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(edge, kept):
+    edge.replies("allowed", "allowed")
+    for number in range(40):
+        kept.send(f"ahead-{number}")
+    assert [kept.receive()[:2] for _ in range(40)] == [(200, f"ahead-{number}") for number in range(40)]
+
+
+def test_a_refusal_leaves_a_kept_connection_usable(edge, kept):
+    for number, (verdict, status) in enumerate([("allowed", 200), ("revoked", 401), ("denied", 403), ("allowed", 200)] * 2):
+        edge.replies(verdict, "allowed")
+        kept.send(f"mixed-{number}")
+        answer = kept.receive()
+        assert answer[:2] == (status, f"mixed-{number}")
+
+
+def test_head_on_a_kept_connection_has_no_body(edge, kept):
+    edge.replies("allowed", "allowed")
+    for number in range(3):
+        kept.send(f"head-{number}", method="HEAD")
+        assert kept.receive("HEAD")[:2] == (200, f"head-{number}")
+
+
+def test_close_is_obeyed_after_answers_that_left_without_their_thread(edge, kept):
+    edge.replies("allowed", "allowed")
+    for number, fields in enumerate(["", "", "Connection: close\r\n"]):
+        kept.send(f"close-{number}", fields=fields)
+        assert kept.receive()[1] == f"close-{number}"
+    assert kept.receive() is None
+
+
+def test_a_malformed_request_behind_another_is_refused_after_its_answer(edge, kept):
+    edge.replies("allowed", "allowed")
+    kept.send("first")
+    kept.receive()
+    kept.send("second")
+    kept.socket.sendall(b"GET /auth/check HTTP/1.1\r\nno colon here\r\n\r\n")
+    assert kept.receive()[:2] == (200, "second")
+    assert kept.receive()[0] == 400
+    assert kept.receive() is None
+
+
+def test_a_client_that_leaves_before_its_answer_harms_nobody(edge, kept):
+    held = threading.Event()
+    edge.replies("allowed", "allowed")
+    allowed = edge.peers.answer["verdict_request"]
+    kept.send("first")
+    kept.receive()
+    edge.peers.answer["verdict_request"] = lambda request: held.wait(20) and allowed(request)
+    kept.send("second")
+    wait_until(lambda: edge.peers.asked.qsize() >= 3, what="the second asked about")
+    kept.close()
+    held.set()
+    assert edge.check().status_code == 200
+    wait_until(lambda: edge.metric('mcpgw_http_answers_total{class="2xx"}') >= 3, what="the second answered into the void")
+
+
+def test_a_client_that_does_not_read_gets_every_answer_whole(edge):
+    """Its buffers fill, and what does not fit waits for room: the rest of an answer is not lost, nor another one cut into it."""
+    edge.replies("allowed", "allowed")
+    kept = Kept(edge, has_small_buffers=True)
+
+    def answered():
+        return edge.metric('mcpgw_http_answers_total{class="2xx"}')
+
+    def waits():
+        return edge.metric("mcpgw_http_answers_unsent") > 0
+
+    for number in range(200):
+        kept.send(f"unread-{number}")
+        wait_until(lambda: answered() > number or waits(), what="the answer")
+        if waits():
+            break
+    assert waits(), "its buffers were never full"
+    for each in range(number + 1):
+        assert kept.receive()[:2] == (200, f"unread-{each}")
+    kept.send("after")
+    assert kept.receive()[:2] == (200, "after")
+    kept.close()

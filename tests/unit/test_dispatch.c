@@ -783,6 +783,62 @@ static void a_call_goes_through_verdict_charge_and_record(void **state)
     close_edge(&edge);
 }
 
+static void count_answer(struct call *call)
+{
+    atomic_fetch_add((_Atomic uint32_t *)call->owner, call->err == ERR_OK ? 1 : 1000);
+}
+
+/* The dispatcher answers by itself: recorded before, and the call is done only after. */
+static void a_call_with_an_answer_of_its_own_is_recorded_before_and_done_after_it(void **state)
+{
+    struct edge edge;
+    struct player authz, ratelimit;
+    struct caller *callers = calloc(20, sizeof *callers);
+    _Atomic uint32_t answers = 0;
+    (void)state;
+
+    open_edge(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, ANSWER);
+    start_player(&ratelimit, &edge, SERVICE_RATELIMIT, ANSWER);
+    for (unsigned i = 0; i < 20; i++) {
+        fill_call(&callers[i], &edge, CALL_VERDICT | CALL_CHARGE | CALL_RECORD, "r-own-answer");
+        callers[i].call.answer = count_answer;
+        callers[i].call.owner = &answers;
+        dispatch_begin(edge.dispatch, &callers[i].call);
+    }
+    for (unsigned i = 0; i < 20; i++)
+        dispatch_await(edge.dispatch, &callers[i].call);
+    assert_int_equal(atomic_load(&answers), 20);
+    assert_int_equal(find_events(&edge, "r-own-answer", NULL, NULL), 20);
+    kill_player(&authz);
+    kill_player(&ratelimit);
+    close_edge(&edge);
+    free(callers);
+}
+
+/* Small frames wait for the answer to the one before, but not for ever. */
+static void a_frame_that_is_not_answered_does_not_keep_what_comes_after_it(void **state)
+{
+    struct edge edge;
+    struct player authz;
+    struct caller *callers = calloc(6, sizeof *callers);
+    (void)state;
+
+    open_edge(&edge);
+    start_player(&authz, &edge, SERVICE_AUTHZ, HOLD);
+    for (unsigned i = 0; i < 6; i++) {
+        fill_call(&callers[i], &edge, CALL_VERDICT, "r-held");
+        callers[i].call.deadline_us = clock_monotonic_us() + 1000000;
+        start_call(&callers[i]);
+        AWAIT(atomic_load(&authz.requests) > i);
+    }
+    for (unsigned i = 0; i < 6; i++)
+        assert_int_equal(end_call(&callers[i]), ERR_UNAVAILABLE);
+    kill_player(&authz);
+    close_edge(&edge);
+    free(callers);
+}
+
 static void a_strict_call_waits_for_the_disk(void **state)
 {
     struct edge edge;
@@ -1412,6 +1468,8 @@ int main(void)
         cmocka_unit_test(a_refused_verdict_is_not_charged),
         cmocka_unit_test(a_good_verdict_does_not_open_what_is_foreign_or_nothing),
         cmocka_unit_test(a_call_goes_through_verdict_charge_and_record),
+        cmocka_unit_test(a_call_with_an_answer_of_its_own_is_recorded_before_and_done_after_it),
+        cmocka_unit_test(a_frame_that_is_not_answered_does_not_keep_what_comes_after_it),
         cmocka_unit_test(a_strict_call_waits_for_the_disk),
         cmocka_unit_test(a_management_call_carries_its_principal_and_its_reply),
         cmocka_unit_test(many_threads_are_answered_each_with_its_own),
