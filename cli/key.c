@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cli/environment.h"
+#include "cli/import.h"
 #include "cli/show.h"
 
 #define PATH_SIZE 512u
@@ -421,6 +422,7 @@ static enum exit_code key_bulk(struct cli *cli, const struct arguments *argument
     return result;
 }
 
+static const struct option_row import_options[] = { { "dry-run", NULL, "only judge the rows" }, { 0 } };
 static const struct option_row bulk_options[] = {
     { "dry-run", NULL, "only show what would be changed" },
     { "name", "NAME", "keys of this name" },
@@ -481,6 +483,10 @@ const struct command key_commands[] = {
       key_rotate },
     { "key", "delete", "ID...", "remove a key and its row", "  mcpgw key delete KEY_ID --yes\n", delete_options, 1,
       ARGUMENTS_MAX, true, key_delete },
+    { "key", "import", "FILE", "keys or digests of another system, as CSV or JSON; all rows are judged first",
+      "  mcpgw key import keys.csv --dry-run\n"
+      "  printf 'hash,userId,scopes\\n%s,alice,read proxy\\n' \"$HASH\" | mcpgw key import -\n",
+      import_options, 1, 1, true, key_import },
     { "key", "bulk", "ACTION [ID...]", "revoke, disable, enable or delete all keys that the options pick",
       "  mcpgw key bulk disable --unused-for 90d --dry-run\n  mcpgw key bulk revoke --user USER_ID --reason 'left' --yes\n",
       bulk_options, 1, ARGUMENTS_MAX, true, key_bulk },

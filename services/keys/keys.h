@@ -41,7 +41,7 @@ struct pending {
     char user_id[65], tenant_id[81], key_id[65], request_id[65], address[47], object[129];
     uint64_t scopes;
     enum authority authority;
-    json_t *asked;                    /* body and query, while the caller's standing is looked up */
+    json_t *asked;                    /* body and query, while the caller's standing is looked up; then a handler's own */
     char *asked_query;
     char reason[KEYS_REASON_MAX + 1];
     char attempt[KEYS_ID_SIZE], fingerprint[DIGEST_TEXT_SIZE];
@@ -51,6 +51,7 @@ struct pending {
         struct server_fields server;
         struct tenant_fields tenant;
         struct bulk_fields bulk;
+        bool import_is_dry_run;
         struct page_query page;
         uint64_t overlap_s;           /* of a rotation */
     } in;

@@ -15,6 +15,7 @@
 #include "services/keys/issuers_handlers.h"
 #include "services/keys/key_life.h"
 #include "services/keys/bulk.h"
+#include "services/keys/import.h"
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
@@ -555,6 +556,7 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_issuer_list] = begin_issuer_list,
     [OPERATION_token_explain] = begin_token_explain,
     [OPERATION_key_bulk] = begin_key_bulk,
+    [OPERATION_key_import] = begin_key_import,
 };
 
 static void take_fingerprint(struct pending *p, const struct manage_request *request)

@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "services/keys/bulk_store.h"
 #include "services/keys/key_life_store.h"
+#include "services/keys/import_store.h"
 #include "services/keys/store_plan.h"
 #include "services/keys/tenants_store.h"
 #include "services/keys/users_store.h"
@@ -149,7 +150,8 @@ static struct postgres_statement all_statements[STORE_STATEMENTS_MAX + 1];
 static void gather_statements(void)
 {
     static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements,
-                                                              key_life_statements, bulk_statements, reports_statements };
+                                                              key_life_statements, bulk_statements, import_statements,
+                                                              reports_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {

@@ -34,3 +34,29 @@ def test_a_users_own_tenant_is_named_with_its_colon(gateway):
     assert gateway.cli("tenant", "show", "user:somebody").returncode == 0
     assert gateway.cli("tenant", "delete", "user:somebody", "--yes").returncode == 0
     assert gateway.call("GET", "/api/v1/tenants/user:somebody").status_code == 404
+
+
+def test_a_file_of_keys_is_imported_whole_or_not_at_all(gateway, tmp_path):
+    old = ["legacy_" + letter * 50 for letter in "abc"]
+    good = 'key,userId,scopes,name,enabled,rateLimit,metadata\n'
+    good += f'{old[0]},admin,read proxy,"first, quoted",,100/1h,"{{""a"": 1}}"\r\n' + f'{old[1]},admin,read,,false,,\n'
+    file = tmp_path / "keys.csv"
+    file.write_text(good + f"{old[2]},nobody,read,,,,\n")
+    refused = gateway.cli("key", "import", file)
+    assert refused.returncode == 1 and "row 3: refused: userId" in refused.stdout and "nothing was" in refused.stderr
+    assert gateway.check(old[0]).status_code == 401
+    file.write_text(good)
+    assert gateway.cli("key", "import", file, "--dry-run").stdout.count("ready") == 2
+    done = gateway.cli("key", "import", file, "--json")
+    assert done.returncode == 0, done.stderr
+    ids = [json.loads(line)["id"] for line in done.stdout.splitlines()]
+    assert (gateway.check(old[0]).status_code, gateway.check(old[1]).status_code) == (200, 401)
+    assert gateway.call("GET", f"/api/v1/keys/{ids[0]}").json()["name"] == "first, quoted"
+    lines = "\n".join(json.dumps({"key": old[2], "userId": "admin", "scopes": ["read"]}) for _ in range(1))
+    assert gateway.cli("key", "import", "-", input=lines).returncode == 0
+    assert gateway.cli("key", "import", "-", input=lines).returncode == 1      # it is there already
+    assert gateway.check(old[2]).status_code == 200
+    shown = gateway.cli("key", "bulk", "revoke", *ids, "--dry-run", "--json")
+    assert sorted(json.loads(shown.stdout)["ids"]) == sorted(ids)
+    assert gateway.cli("key", "bulk", "revoke", *ids, "--yes").returncode == 0
+    assert gateway.check(old[0]).status_code == 401

@@ -194,7 +194,7 @@ def on_trail(world, operation, actor, call):
 CHECKS = {
     "key_create": create_key, "key_list": on_list(keys_of_all), "key_get": on_key(), "key_update": on_key({"name": "x"}),
     "key_enable": on_key(), "key_disable": on_key(), "key_revoke": on_key(), "key_delete": on_key(), "key_rotate": on_key(),
-    "key_bulk": on_bulk, "key_verify": allowed(200, {"key": "mcp_x"}),
+    "key_bulk": on_bulk, "key_import": allowed(200, {"keys": [{"userId": "max", "scopes": ["read"], "key": "x" * 40}], "dryRun": True}), "key_verify": allowed(200, {"key": "mcp_x"}),
     "server_create": allowed(201, lambda w: {"slug": f"new{w.serial + 1}", "url": w.server(None) and "http://127.0.0.1:1/"}),
     "server_list": on_list(servers_of_all), "server_get": on_server_read,
     "server_update": allowed(200, {"enabled": False}, object=lambda w: w.server("globex")),
