@@ -124,6 +124,8 @@ struct issuers_options {
 enum err issuers_load(const struct issuers_options *options, struct issuers **ret_issuers,
                       char *reterr, size_t reterr_size) MUST_CHECK;
 void issuers_destroy(struct issuers **issuers);    /* erases the secrets */
+/* What a preset says of an entry that is otherwise zero: algorithms, types, claims, rules, times; no address. */
+void issuer_set_defaults(struct issuer *issuer, enum issuer_preset preset);
 
 const struct issuer *issuers_named(const struct issuers *issuers, const char *name);    /* NULL: none */
 /* The issuer that is asked about a value that is no JWT: the first whose opaque_prefix it has.  NULL: none. */

@@ -572,10 +572,11 @@ static void set_broker_defaults(struct issuer *issuer)
     snprintf(issuer->opaque_prefix, sizeof issuer->opaque_prefix, "%s", is_github ? "gho_" : "ya29.");
 }
 
-static void set_defaults(struct issuer *issuer)
+void issuer_set_defaults(struct issuer *issuer, enum issuer_preset preset)
 {
     const unsigned common = JOSE_BIT(RS256) | JOSE_BIT(PS256) | JOSE_BIT(ES256) | JOSE_BIT(EDDSA) | JOSE_BIT(ED25519);
 
+    issuer->preset = preset;
     issuer->advertise = true;
     issuer->derive_audiences = true;
     issuer->algorithms = common;
@@ -839,7 +840,7 @@ static enum err read_fields(struct load *load, const yaml_node_t *node)
         if (err != ERR_OK)
             return err;
         if (i == FIELD_preset)
-            set_defaults(load->issuer);
+            issuer_set_defaults(load->issuer, load->issuer->preset);
     }
     return ERR_OK;
 }
@@ -952,9 +953,8 @@ static enum err add_entra(struct load *load, struct issuers *issuers, enum issue
         return refuse(load, NULL, "", "with MCPGW_AZURE_* there are more than %u issuers", ISSUERS_MAX);
     struct issuer *issuer = load->issuer = &issuers->list[issuers->count++];
 
-    issuer->preset = preset;
     snprintf(issuer->name, sizeof issuer->name, "%s", name);
-    set_defaults(issuer);
+    issuer_set_defaults(issuer, preset);
     snprintf(issuer->user_prefix, sizeof issuer->user_prefix, "entra");    /* the same person, whatever the token's version */
     if (load->options->with_secrets && load->options->azure_client_secret != NULL)
         issuer->client_secret = *load->options->azure_client_secret;
