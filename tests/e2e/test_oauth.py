@@ -20,6 +20,9 @@ OIDC = """issuers:
     introspection_url: {issuer}/token/introspection
     client_id: gateway
     client_secret: gateway-secret-of-the-tests
+    scopes:
+      - {{claim: scope, value: proxy, grants: [proxy]}}
+      - {{claim: scope, value: read, grants: [read]}}
 """
 FETCH = "MCPGW_FETCH_PRIVATE=true MCPGW_FETCH_PLAIN_HTTP=true"
 
@@ -139,3 +142,26 @@ def test_a_key_that_was_rotated_in_is_learned(gateway, provider, alice):
     after = Client(server, "openid proxy").log_in("openid proxy", resource)["access_token"]
     wait_until(lambda: bearer(gateway, after).status_code == 200, 30, "the new key is learned")
     assert bearer(gateway, before).status_code == 200
+
+
+def sdk_client(*arguments):
+    program, folder = node()
+    result = subprocess.run([program, "oauth_client.mjs", *arguments], cwd=folder, text=True, timeout=90, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+    assert result.stdout, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_official_client_needs_nothing_but_the_url(gateway):
+    url = f"{gateway.url}/mcp/example"
+    seen = sdk_client(url)
+    assert seen.get("error") is None, seen
+    assert seen["asked"] == [{"scope": "proxy", "resource": url, "code_challenge_method": "S256"}]
+    who = seen["who"]
+    assert (who["X-Mcpgw-User"], who["X-Mcpgw-Auth-Method"], who["X-Mcpgw-Scopes"]) == ("oidc:alice", "oauth", "proxy")
+    assert len(gateway.wait_for_events(2, event="decision", userId="oidc:alice", server="example")) >= 2
+
+
+def test_the_official_client_finds_no_way_into_a_server_that_is_not_there(gateway):
+    seen = sdk_client(f"{gateway.url}/mcp/nowhere")
+    assert seen["error"] and not seen["asked"]
