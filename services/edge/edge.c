@@ -16,6 +16,7 @@
 #include "services/edge/exchange.h"
 #include "services/edge/forward_auth.h"
 #include "services/edge/identity.h"
+#include "services/edge/introspect.h"
 #include "services/edge/manage.h"
 #include "services/edge/metadata.h"
 #include "services/edge/path_list.h"
@@ -60,6 +61,9 @@ static void answer_route(struct exchange *exchange, const struct route_match *ma
         return;
     case ROUTE_metadata:
         metadata_answer(exchange, match);
+        return;
+    case ROUTE_introspect:
+        introspect_answer(exchange, match);
         return;
     case ROUTE_jwks:
         identity_answer_keys(exchange, match);

@@ -211,3 +211,63 @@ def test_browsers_may_read_challenges_and_send_tokens(edge):
     answer = edge.call("OPTIONS", "/mcp/wire", key=None, headers=origin)
     assert answer.status_code == 204 and "Authorization" in answer.headers["Access-Control-Allow-Headers"]
     assert edge.call("POST", "/mcp/wire", headers={"Origin": "https://evil.example"}).status_code == 403
+
+
+# ---- introspection of API keys --------------------------------------------------------------------------------
+
+def introspect(edge, data, key="boss", **headers):
+    return edge.call("POST", "/oauth/introspect", key=key, data=data,
+                     headers={"Content-Type": "application/x-www-form-urlencoded", **headers})
+
+
+def keys_known(edge, **fields):
+    """boss is the caller, an administrator or not; ci is the key that is asked about."""
+    def answer(request):
+        if request["digest"] == digest(KEYS["boss"]):
+            return [("verdict", {**load("verdict", "allowed"), "key_id": "boss", **fields})]
+        if request["digest"] == digest(KEYS["ci"]):
+            return [("verdict", {**load("verdict", "allowed"), "user_id": "alice"})]
+        return [("verdict", load("verdict", "unknown"))]
+    edge.peers.answer["verdict_request"] = answer
+    edge.replies(charge="allowed")
+
+
+def test_only_callers_with_a_credential_may_ask_about_keys(edge):
+    edge.replies("unknown")
+    assert introspect(edge, {"token": KEYS["ci"]}, key=None).status_code == 401
+    assert introspect(edge, {"token": KEYS["ci"]}, key="unknown").status_code == 401
+    edge.replies("denied")
+    assert introspect(edge, {"token": KEYS["ci"]}).status_code == 403
+
+
+def test_what_cannot_be_asked_is_400_or_415(edge):
+    keys_known(edge)
+    for data in ({}, {"tokens": "x"}, "token=a&token=b", {"token": "x" * 257}, "token=%zz", "token=%00"):
+        assert introspect(edge, data).status_code == 400, data
+    assert introspect(edge, "{}", **{"Content-Type": "application/json"}).status_code == 415
+    assert introspect(edge, "token=" + "x" * 5000).status_code == 413
+
+
+def test_a_key_is_told_as_rfc_7662_wants(edge):
+    keys_known(edge)
+    answer = introspect(edge, {"token": KEYS["ci"], "token_type_hint": "access_token"})
+    assert answer.status_code == 200 and answer.headers["Cache-Control"] == "no-store"
+    assert answer.json() == {"active": True, "token_type": "api_key", "scope": "read proxy", "client_id": "wire-ci", "sub": "alice",
+                             "username": "alice", "tenant": "user:admin", "exp": 4102444800}
+    for token in (KEYS["unknown"], "short", TOKEN):
+        assert introspect(edge, {"token": token}).json() == {"active": False}
+
+
+def test_keys_of_another_tenant_are_inactive_for_all_but_administrators(edge):
+    keys_known(edge, tenant_id="another")
+    assert introspect(edge, {"token": KEYS["ci"]}).json() == {"active": False}
+    keys_known(edge, tenant_id="another", tier=1)
+    assert introspect(edge, {"token": KEYS["ci"]}).json()["active"] is True
+
+
+def test_an_authz_that_does_not_answer_is_503_and_never_inactive(start):
+    edge = start(MCPGW_DECISION_MS="400")
+    keys_known(edge)
+    known = edge.peers.answer["verdict_request"]
+    edge.peers.answer["verdict_request"] = lambda request: known(request) if request["digest"] == digest(KEYS["boss"]) else []
+    assert introspect(edge, {"token": KEYS["ci"]}).status_code == 503

@@ -81,12 +81,16 @@ static void a_literal_segment_wins_over_a_name(void **state)
 static const struct { enum scope scope; const char *opens; } table[] = {
     { SCOPE_READ, "POST /api/v1/keys/verify,GET /api/v1/keys,GET /api/v1/keys/{id},GET /api/v1/servers,"
                   "GET /api/v1/servers/{slug},GET /api/v1/tenants,GET /api/v1/tenants/{id},"
-                  "GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,GET /api/v1/context," },
+                  "GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,GET /api/v1/context,"
+                   "GET /api/v1/audit,GET /api/v1/audit/events,GET /api/v1/usage,"
+                   "POST /oauth/introspect," },
     { SCOPE_WRITE, "POST /api/v1/keys,POST /api/v1/keys/bulk,GET /api/v1/keys,POST /api/v1/keys/verify,GET /api/v1/keys/{id},PATCH /api/v1/keys/{id},"
                    "DELETE /api/v1/keys/{id},POST /api/v1/keys/{id}/revoke,POST /api/v1/keys/{id}/enable,"
                    "POST /api/v1/keys/{id}/disable,GET /api/v1/servers,GET /api/v1/servers/{slug},GET /api/v1/tenants,"
                    "GET /api/v1/tenants/{id},GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,POST /api/v1/users/{id}/sign-out,"
-                   "DELETE /api/v1/sessions/{id},GET /api/v1/context," },
+                   "DELETE /api/v1/sessions/{id},GET /api/v1/context,"
+                   "POST /api/v1/keys/{id}/rotate,GET /api/v1/audit,GET /api/v1/audit/events,"
+                   "GET /api/v1/usage,POST /oauth/introspect," },
     { SCOPE_ADMIN, "*" },
     { SCOPE_PROXY, "POST /mcp/{server}/...,GET /mcp/{server}/...,HEAD /mcp/{server}/...,DELETE /mcp/{server}/...," },
     { SCOPE_METRICS, "GET /metrics," },
