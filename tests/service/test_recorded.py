@@ -42,13 +42,13 @@ def world(database, redis_server, edge, service):
                                   ("disabled", ["read"], {**far, "enabled": False}), ("revoked", ["read"], far)):
         world.add_key("admin", scopes, key=KEYS[name], id=f"wire-{name}", **columns)
     database.sql("INSERT INTO mcpgw.key (key_id, revoked_at) VALUES ('wire-revoked', now())")
-    world.start()
+    world.start(MCPGW_BETTER_AUTH_SECRET="wire-" * 8)
     return world
 
 
 def test_authz_gives_the_recorded_verdicts(world):
     cases = recorded.cases("verdict_request")
-    assert {"allowed", "denied", "unknown", "disabled", "revoked", "own_limit", "mcp_call"} <= set(cases)
+    assert {"allowed", "denied", "unknown", "disabled", "revoked", "own_limit", "mcp_call", "token", "token_beside_key"} <= set(cases)
     for case in cases:
         same(world.edge.call("authz", "verdict_request", **load("verdict_request", case)), "verdict", case)
     for case, reply in zip(cases, world.edge.call_many("authz", [("verdict_request", load("verdict_request", c)) for c in cases])):
