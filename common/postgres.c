@@ -222,11 +222,11 @@ static bool send_setup(struct postgres *postgres)
     const struct postgres_statement *statement = postgres->options.statements;
     const char *const *channel = postgres->options.listen;
     char timeout[64];
-    size_t count = 1;
+    size_t count = 2;
     bool sent;
 
     snprintf(timeout, sizeof timeout, "SET statement_timeout = %u", postgres->timeout_ms);
-    sent = send_plain(postgres, timeout);
+    sent = send_plain(postgres, timeout) && send_plain(postgres, "SET jit = off");    /* it compiles for 300 ms what runs for one */
     for (size_t i = 0; sent && i < sizeof own / sizeof own[0]; i++, count++)
         sent = PQsendPrepare(postgres->connection, own[i].name, own[i].sql, 0, NULL) == 1;
     for (; sent && statement != NULL && statement->name != NULL; statement++, count++)
