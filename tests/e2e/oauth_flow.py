@@ -14,7 +14,7 @@ class Client:
         """metadata: the authorization server's document."""
         self.server, self.session = metadata, requests.Session()
         answer = self.session.post(metadata["registration_endpoint"], timeout=20, json={
-            "client_name": "end to end", "redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none", "scope": scopes,
+            "client_name": "end to end", "application_type": "native", "redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none", "scope": scopes,
             "grant_types": ["authorization_code", "refresh_token"], "response_types": ["code"]})
         assert answer.status_code in (200, 201), answer.text
         self.client_id = answer.json()["client_id"]
@@ -26,7 +26,7 @@ class Client:
         query = {"client_id": self.client_id, "response_type": "code", "redirect_uri": CALLBACK, "scope": scope, "state": "state-1",
                  "code_challenge": challenge, "code_challenge_method": "S256", "resource": resource, **parameters}
         code = self.follow(self.server["authorization_endpoint"] + "?" + urlencode(query))
-        answer = self.session.post(self.server["token_endpoint"], timeout=20, data={
+        answer = requests.post(self.server["token_endpoint"], timeout=20, data={    # no browser: no cookies
             "grant_type": "authorization_code", "code": code, "redirect_uri": CALLBACK, "client_id": self.client_id,
             "code_verifier": verifier, "resource": resource})
         assert answer.status_code == 200, answer.text

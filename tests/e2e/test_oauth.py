@@ -1,5 +1,7 @@
 """Access tokens of real authorization servers open the gateway: oidc-provider, and Better-Auth."""
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 
@@ -10,7 +12,7 @@ from conftest import Gateway, free_port, make_home, wait_until
 from oauth_flow import Client
 from peers import node
 
-OIDC = """issuers:
+ISSUERS = """issuers:
   - name: oidc
     preset: oidc
     issuer: {issuer}
@@ -23,32 +25,50 @@ OIDC = """issuers:
     scopes:
       - {{claim: scope, value: proxy, grants: [proxy]}}
       - {{claim: scope, value: read, grants: [read]}}
+  - name: app
+    preset: better-auth
+    issuer: {app}/api/auth
+    cooldown_s: 5
+    opaque: database
 """
+SECRET = "a-secret-of-the-end-to-end-tests-only-0123456789"
 FETCH = "MCPGW_FETCH_PRIVATE=true MCPGW_FETCH_PLAIN_HTTP=true"
 
 
-@pytest.fixture(scope="module")
-def provider():
+@contextlib.contextmanager
+def peer(script, *arguments, **environment):
+    """Runs it until the end; its first line of JSON names the issuer."""
     program, folder = node()
-    port = free_port()
-    with subprocess.Popen([program, "oidc_provider.mjs", str(port)], cwd=folder, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen([program, script, *map(str, arguments)], cwd=folder, text=True, env=dict(os.environ, **environment),
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             while not (line := process.stdout.readline()).startswith("{"):
-                assert line, "the provider has ended"
+                assert line, f"{script} has ended"
             yield json.loads(line)["issuer"]
         finally:
             process.terminate()
 
 
 @pytest.fixture(scope="module")
-def gateway(provider):
+def provider():
+    with peer("oidc_provider.mjs", free_port()) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def app_port():
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def gateway(provider, app_port):
     home = make_home()
     instance = Gateway(home, free_port())
     config = instance.home / "issuers.yaml"
-    config.write_text(OIDC.format(issuer=provider))
+    config.write_text(ISSUERS.format(issuer=provider, app=f"http://127.0.0.1:{app_port}"))
     config.chmod(0o644)
-    instance.settings = {"MCPGW_CONFIG": str(config), "MCPGW_SETTINGS_keys": FETCH, "MCPGW_SETTINGS_authz": FETCH}
+    instance.settings = {"MCPGW_CONFIG": str(config), "MCPGW_SETTINGS_keys": FETCH,
+                         "MCPGW_SETTINGS_authz": f"{FETCH} MCPGW_BETTER_AUTH_SECRET={SECRET}"}
     try:
         instance.up(authz=2)
         yield instance
@@ -65,7 +85,7 @@ def discovered(gateway, provider):
     challenge = answer.headers["www-authenticate"]
     metadata_url = challenge.split('resource_metadata="')[1].split('"')[0]
     resource = requests.get(metadata_url, timeout=20).json()
-    assert resource["authorization_servers"] == [provider] and resource["resource"] == f"{gateway.url}/mcp/example"
+    assert resource["authorization_servers"][0] == provider and resource["resource"] == f"{gateway.url}/mcp/example"
     return resource, requests.get(provider + "/.well-known/openid-configuration", timeout=20).json()
 
 
@@ -134,10 +154,63 @@ def test_a_token_is_explained(gateway, alice):
     assert said.json()["reason"] == "audience"
 
 
+# ---- Better-Auth --------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def app(gateway, app_port):
+    """The application, started after the gateway: the gateway's keys service finds it by itself."""
+    with peer("better_auth_server.mjs", app_port, f"{gateway.url}/mcp/example", DATABASE_URL=gateway.env["MCPGW_DATABASE_URL"],
+              BETTER_AUTH_SECRET=SECRET) as issuer:
+        wait_until(lambda: [i for i in gateway.call("GET", "/api/v1/issuers").json()["items"] if i["name"] == "app" and i["keys"]],
+                   60, "the keys of Better-Auth are fetched")
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def bea(app):
+    """(OAuth client with Bea's session, her user id, her session token)"""
+    metadata = requests.get(app + "/.well-known/openid-configuration", timeout=20).json()
+    client = Client(metadata, "openid proxy read")
+    answer = client.session.post(app + "/sign-up/email", timeout=20, headers={"origin": app.removesuffix("/api/auth")},
+                                 json={"email": "bea@example.com", "name": "Bea", "password": "correct-horse-battery"})
+    assert answer.status_code == 200, answer.text
+    return client, answer.json()["user"]["id"], answer.headers["set-auth-token"]
+
+
+def check(gateway, **headers):
+    return requests.get(f"{gateway.url}/auth/check?scope=proxy&server=example", headers=headers, timeout=20)
+
+
+def test_a_token_of_better_auths_provider_opens_the_server(gateway, bea):
+    client, user, _ = bea
+    token = client.log_in("openid proxy", f"{gateway.url}/mcp/example")["access_token"]
+    assert token.count(".") == 2
+    assert bearer(gateway, token).status_code == 200
+    said = check(gateway, authorization=f"Bearer {token}").json()
+    assert (said["userId"], said["authMethod"], said["tenantId"]) == (user, "oauth", f"user:{user}")
+
+
+def test_a_session_of_better_auth_opens_the_server_until_it_ends(gateway, app, bea):
+    client, user, token = bea
+    cookie = "; ".join(f"{c.name}={c.value}" for c in client.session.cookies)
+    for headers in ({"cookie": cookie}, {"authorization": f"Bearer {token}"}):
+        said = check(gateway, **headers)
+        assert said.status_code == 200, said.text
+        assert (said.json()["userId"], said.json()["authMethod"]) == (user, "session")
+    access = client.log_in("openid proxy", f"{gateway.url}/mcp/example")["access_token"]
+    assert check(gateway, authorization=f"Bearer {access}").status_code == 200
+    out = client.session.post(app + "/sign-out", timeout=20, headers={"origin": app.removesuffix("/api/auth")}, json={})
+    assert out.status_code == 200, out.text
+    assert wait_until(lambda: check(gateway, cookie=cookie).status_code == 401, 10, "the session has ended")
+    assert check(gateway, authorization=f"Bearer {token}").status_code == 401
+
+
+# ---- last: the provider forgets its clients -----------------------------------------------------
+
 def test_a_key_that_was_rotated_in_is_learned(gateway, provider, alice):
     client, resource = alice
     before = client.log_in("openid proxy", resource)["access_token"]
-    requests.post(provider + "/test/rotate", timeout=20)    # it forgets its clients
+    requests.post(provider + "/test/rotate", timeout=20)
     server = requests.get(provider + "/.well-known/openid-configuration", timeout=20).json()
     after = Client(server, "openid proxy").log_in("openid proxy", resource)["access_token"]
     wait_until(lambda: bearer(gateway, after).status_code == 200, 30, "the new key is learned")
