@@ -1,7 +1,7 @@
 # Everything the project does, as words: make up | down | reset | status | test | check | e2e | fuzz | lint | coverage | bench
 #
 # VARIANT chooses how the C code is built, each in its own folder:
-#   release (default), asan (ASan + UBSan), tsan, cov (gcov), next (one MESSAGES_VERSION higher, for the upgrade test)
+#   release (default), asan (ASan + UBSan), tsan, cov (asan, and gcov), next (one MESSAGES_VERSION higher, for the upgrade test)
 
 VARIANT ?= release
 B       := build/$(VARIANT)
@@ -19,12 +19,12 @@ COMMON_FLAGS := -std=c17 -g $(WARN) -fstack-protector-strong -fPIE -MMD -MP
 FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2
 FLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
-FLAGS_cov     := -O0 --coverage -fprofile-update=atomic
+FLAGS_cov     := $(FLAGS_asan) --coverage -fprofile-update=atomic
 FLAGS_next    := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2 -DMESSAGES_NEXT
 LINK_release  := -Wl,-z,relro,-z,now
 LINK_asan     := -fsanitize=address,undefined
 LINK_tsan     := -fsanitize=thread
-LINK_cov      := --coverage
+LINK_cov      := $(LINK_asan) --coverage
 LINK_next     := $(LINK_release)
 ifneq ($(shell uname -m),x86_64)
 FLAGS_release := $(filter-out -march=%,$(FLAGS_release))
@@ -110,7 +110,7 @@ down reset status:
 # Everything: unit, service, end to end and chaos under ASan and UBSan, the edge under TSan, a short fuzz, lint, coverage.
 TSAN_TESTS := $(addprefix build/tsan/tests/,test_dispatch test_spool test_streams test_servers test_log test_metrics)
 builds:
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan all
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
 test:
@@ -165,7 +165,7 @@ lint:
 coverage:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=cov all
-	@tests/run coverage
+	@tests/run unit service coverage
 docs: $(B)/bin/mcpgw
 	@$(B)/bin/mcpgw docs messages > docs/messages.md
 	@$(B)/bin/mcpgw docs metrics > docs/metrics.md
