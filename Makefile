@@ -95,6 +95,9 @@ $(B)/tests/%: $(B)/tests/unit/%.o $(LIBS) $(B)/libcommon.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(B)/libcommon.a $(LDLIBS) -lcmocka
 
+# an oracle of the tests alone
+$(B)/tests/test_jose_differential: LDLIBS += -lcjose
+
 # ---- what people type --------------------------------------------------------------------------------
 
 INSTALL := compose/local/install
