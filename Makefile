@@ -69,6 +69,7 @@ $(B)/gen/%_schema.c: $$(wildcard services/$$*/schema/*.sql) tools/embed_schema
 	$(Q)tools/embed_schema $* $(filter %.sql,$^) > $@.tmp && mv $@.tmp $@
 
 # the script is embedded as it stands
+$(B)/services/edge/openapi.o build/fuzz/o/services/edge/openapi.o: services/edge/openapi.json
 $(B)/services/ratelimit/ratelimit_script.o build/fuzz/o/services/ratelimit/ratelimit_script.o: services/ratelimit/ratelimit.lua
 
 $(B)/libcommon.a: $(COMMON_O)
@@ -172,6 +173,7 @@ coverage:
 docs: $(B)/bin/mcpgw
 	@$(B)/bin/mcpgw docs messages > docs/messages.md
 	@$(B)/bin/mcpgw docs metrics > docs/metrics.md
+	@tools/openapi > services/edge/openapi.json
 
 clean:
 	rm -rf build

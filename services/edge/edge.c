@@ -19,6 +19,7 @@
 #include "services/edge/introspect.h"
 #include "services/edge/manage.h"
 #include "services/edge/metadata.h"
+#include "services/edge/openapi.h"
 #include "services/edge/path_list.h"
 #include "services/edge/probes.h"
 #include "services/edge/proxy.h"
@@ -67,6 +68,9 @@ static void answer_route(struct exchange *exchange, const struct route_match *ma
         return;
     case ROUTE_jwks:
         identity_answer_keys(exchange, match);
+        return;
+    case ROUTE_openapi:
+        openapi_answer(exchange);
         return;
     case ROUTE_open_preflight:
         metadata_answer_preflight(exchange);

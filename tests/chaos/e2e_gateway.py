@@ -3,6 +3,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "e2e"))    # what it imports
 _spec = importlib.util.spec_from_file_location("e2e_conftest", Path(__file__).resolve().parents[1] / "e2e" / "conftest.py")
 _module = importlib.util.module_from_spec(_spec)
 sys.modules["e2e_conftest"] = _module

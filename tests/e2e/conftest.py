@@ -14,6 +14,8 @@ import psycopg
 import pytest
 import requests
 
+import contract
+
 ROOT = Path(__file__).resolve().parents[2]
 VARIANT = os.environ.get("VARIANT", "asan")
 
@@ -113,7 +115,8 @@ class Gateway:
         elif key:
             headers["x-api-key"] = key
         arguments.setdefault("timeout", 20)
-        return requests.request(method, self.url + path, headers=headers, **arguments)
+        answer = requests.request(method, self.url + path, headers=headers, **arguments)
+        return answer if arguments.get("stream") else contract.check(answer)
 
     def make_key(self, key=None, **fields):
         fields.setdefault("name", "test")

@@ -60,3 +60,14 @@ def test_a_file_of_keys_is_imported_whole_or_not_at_all(gateway, tmp_path):
     assert sorted(json.loads(shown.stdout)["ids"]) == sorted(ids)
     assert gateway.cli("key", "bulk", "revoke", *ids, "--yes").returncode == 0
     assert gateway.check(old[0]).status_code == 401
+
+
+def test_the_management_api_describes_itself(gateway):
+    answer = gateway.call("GET", "/openapi.json", key="")
+    assert answer.status_code == 200 and answer.json()["openapi"] == "3.1.0" and "/api/v1/tenants/{id}" in answer.json()["paths"]
+    user = "admin"
+    assert gateway.call("GET", f"/api/v1/users/{user}").json()["suspended"] is False
+    assert gateway.call("GET", f"/api/v1/users/{user}/sessions").json()["items"] == []
+    assert gateway.call("GET", "/api/v1/users").json()["items"][0]["id"] == user
+    assert gateway.call("POST", "/api/v1/users/nobody/suspend").json()["code"] == "not_found"
+    assert gateway.cli("user", "list", "--tenant", "user:admin").returncode == 0
