@@ -23,7 +23,7 @@
 #define STATEMENT_TIMEOUT_MS 5000u
 #define FLIGHT_MAX           4u        /* the rest wait for the next tick */
 #define STAMP_SIZE           40u
-#define SOURCE_SIZE          1600u     /* issuer and two URLs */
+#define SOURCE_SIZE          2700u     /* issuer, two URLs and the settings of fetching */
 
 enum phase { IDLE, CLAIMING, DISCOVERING, FETCHING, STORING };
 
@@ -58,14 +58,14 @@ struct issuer_keeper {
     " FROM mcpgw.issuer_keys"
 
 static const struct postgres_statement statements[] = {
-    /* Other settings than the set was fetched by: it is another source's.  Once per process that skips the cool-down, for
-     * whoever has just corrected them. */
+    /* Other settings than those of the last attempt skip the cool-down, once per process: somebody has just corrected them.
+     * The set stays as long as it is the same issuer's. */
     { "claim", "INSERT INTO mcpgw.issuer_keys AS k (name, issuer, source, attempted_at, attempted_by)"
                " VALUES ($1, $2, $3, clock_timestamp(), $4) ON CONFLICT (name) DO UPDATE SET"
                " attempted_at = excluded.attempted_at, attempted_by = excluded.attempted_by, issuer = excluded.issuer, source = excluded.source,"
-               " jwks = CASE WHEN k.source = excluded.source THEN k.jwks END,"
-               " key_count = CASE WHEN k.source = excluded.source THEN k.key_count ELSE 0 END,"
-               " fetched_at = CASE WHEN k.source = excluded.source THEN k.fetched_at END,"
+               " jwks = CASE WHEN k.issuer = excluded.issuer THEN k.jwks END,"
+               " key_count = CASE WHEN k.issuer = excluded.issuer THEN k.key_count ELSE 0 END,"
+               " fetched_at = CASE WHEN k.issuer = excluded.issuer THEN k.fetched_at END,"
                " due_at = CASE WHEN k.source = excluded.source THEN k.due_at END"
                " WHERE (k.attempted_at <= clock_timestamp() - make_interval(secs => $5::double precision)"
                "        AND ($6::boolean OR coalesce(k.due_at <= now(), true) OR k.source <> excluded.source))"
@@ -333,6 +333,7 @@ static void on_claimed(void *owner, enum postgres_outcome outcome, PGresult *con
 static void claim(struct source *source)
 {
     const struct issuer *issuer = source->issuer;
+    const struct fetcher_options *fetch = &source->keeper->options.fetch;
     const struct number cooldown = number_of(issuer->cooldown_s);
     char origin[SOURCE_SIZE];
     const struct postgres_step steps[] = {
@@ -342,7 +343,8 @@ static void claim(struct source *source)
         { .statement = "state", .count = 1, .values = { issuer->name } },
     };
 
-    snprintf(origin, sizeof origin, "%s %s %s", issuer->issuer, issuer->discovery_url, issuer->jwks_url);
+    snprintf(origin, sizeof origin, "%s %s %s %s%s%s", issuer->issuer, issuer->discovery_url, issuer->jwks_url,
+             fetch->allow_private ? "private " : "", fetch->allow_plain_http ? "plain " : "", fetch->ca_file != NULL ? fetch->ca_file : "");
     source->phase = CLAIMING;
     if (postgres_transaction(source->keeper->postgres, steps, 2, on_claimed, source) != ERR_OK)
         sleep_until(source, clock_monotonic_us() + RETRY_US);

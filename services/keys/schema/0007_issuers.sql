@@ -5,7 +5,7 @@
 CREATE TABLE mcpgw.issuer_keys (
     name         text PRIMARY KEY CHECK (name ~ '^[A-Za-z0-9_.-]{1,64}$'),
     issuer       text NOT NULL,       -- what `iss` must be: a set under another one is not this issuer's
-    source       text NOT NULL,       -- the settings it was fetched by; others: another source, its set is dropped
+    source       text NOT NULL,       -- the settings of the last attempt; others are tried at once
     jwks         text CHECK (octet_length(jwks) <= 262144),    -- RFC 7517, without private members; NULL: none that may be used
     jwks_url     text,
     key_count    integer NOT NULL DEFAULT 0,                   -- usable ones
