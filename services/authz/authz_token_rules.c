@@ -119,13 +119,15 @@ static void refuse(struct verdict *verdict, enum err err, const char *reason)
     snprintf(verdict->reason, sizeof verdict->reason, "%s", reason);
 }
 
+_Static_assert(sizeof ((struct issuer *)0)->name <= sizeof ((struct verdict *)0)->issuer, "an issuer's name fits a verdict");
+
 /* What the trail may know of a token that does not verify here. */
 static void name_token(const struct token_context *context, struct verdict *v)
 {
     memcpy(v->session_id, context->session_id, sizeof v->session_id);
     memcpy(v->client_id, context->client_id, sizeof v->client_id);
     if (context->issuer != NULL)
-        snprintf(v->issuer, sizeof v->issuer, "%s", context->issuer->name);
+        memcpy(v->issuer, context->issuer->name, sizeof context->issuer->name);
 }
 
 void token_decide(const struct token_facts *facts, const struct issuers *issuers, const char *server, uint64_t needed,

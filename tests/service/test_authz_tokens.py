@@ -495,3 +495,23 @@ def test_an_issuer_without_keys_is_503_and_not_401(bench, keys):
     bench.start({**CORP, "issuer": "https://never.example", "name": "never"})
     verdict = bench.ask(keys["rsa"].sign(iss="https://never.example"))
     assert (verdict["error"], verdict["reason"]) == (UNAVAILABLE, "issuer_keys_missing")
+
+
+def test_without_postgres_known_tokens_go_on_for_the_grace_and_others_are_503(bench, keys):
+    first = bench.process
+    bench.start(CORP, MCPGW_LEASE_MS="400", MCPGW_STALE_GRACE_MS="600000")
+    known, key = keys["ec"].sign(jti="known"), bench.add_key()
+    assert bench.ask(known)["error"] == OK
+    bench.wait_applied()
+    bench.server.stop()
+    try:
+        wait_until(lambda: bench.ask(known)["stale"], what="the end of the lease")
+        assert bench.ask(known)["error"] == OK
+        assert (bench.ask(keys["ec"].sign(jti="new"))["error"], bench.ask(keys["ec"].sign(jti="new"))["reason"]) == (UNAVAILABLE, "store")
+        assert bench.ask(keys["ec"].sign(jti="new"), beside=key)["error"] == UNAVAILABLE    # the key is not known either
+        assert bench.ask(with_signature(known, b"\1" * 64))["error"] == UNVERIFIED         # that needs nobody
+    finally:
+        bench.server.start()
+    wait_until(lambda: bench.ask(known)["error"] == OK and not bench.ask(known)["stale"], what="a new lease")
+    wait_until(lambda: bench.ask(keys["ec"].sign(jti="new"))["error"] == OK, what="its connections")
+    bench.process, bench.worker = first, first.worker
