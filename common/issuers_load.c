@@ -915,7 +915,6 @@ static enum err read_document(struct load *load, struct issuers *issuers)
 static enum err read_file(struct load *load, struct issuers *issuers)
 {
     OWNED(file_close) FILE *in = fopen(load->options->file, "re");
-    yaml_document_t document;
     yaml_parser_t parser;
 
     if (in == NULL)
@@ -925,13 +924,12 @@ static enum err read_file(struct load *load, struct issuers *issuers)
     yaml_parser_set_input_file(&parser, in);
     enum err err = ERR_OK;
 
-    if (!yaml_parser_load(&parser, &document)) {
+    if (!yaml_parser_load(&parser, load->document)) {
         err = refuse(load, NULL, "", "line %zu is not YAML: %s", parser.problem_mark.line + 1,
                      parser.problem != NULL ? parser.problem : "unreadable");
     } else {
-        load->document = &document;
         err = read_document(load, issuers);
-        yaml_document_delete(&document);
+        yaml_document_delete(load->document);
     }
     yaml_parser_delete(&parser);
     return err;
@@ -988,7 +986,8 @@ enum err issuers_load(const struct issuers_options *given, struct issuers **ret_
         .azure_client_id = given->azure_client_id != NULL ? given->azure_client_id : "",
     }, *options = &filled;
     OWNED(issuers_destroy) struct issuers *issuers = calloc(1, sizeof *issuers + ISSUERS_MAX * sizeof issuers->list[0]);
-    struct load load = { .options = options, .reterr = reterr, .reterr_size = reterr_size };
+    yaml_document_t document;
+    struct load load = { .options = options, .document = &document, .reterr = reterr, .reterr_size = reterr_size };
     enum err err = ERR_OK;
 
     if (issuers == NULL)

@@ -109,68 +109,69 @@ static void a_bad_list_is_refused_with_line_and_remedy(void **state)
     assert_complaint_has("cannot be read");
 }
 
+static const struct { const char *field, *words; } bad_values[] = {
+    { "issuer: 'ftp://x'", "http" },
+    { "issuer: 'http://a.example'", "https" },
+    { "issuer: 'https://u:p@a.example'", "user" },
+    { "jwks_url: 'http://10.0.0.1/jwks'", "https" },
+    { "algorithms: [HS256]", "key set is public" },
+    { "algorithms: [none]", "none and HS*" },
+    { "algorithms: [rs256]", "RS256" },
+    { "algorithms: []", "no token can be accepted" },
+    { "typ: []", "at+jwt" },
+    { "derive_audiences: yes", "true or false" },
+    { "leeway_s: 61", "0 to 60" },
+    { "leeway_s: -1", "whole number" },
+    { "leeway_s: ''", "whole number" },
+    { "leeway_s: 99999999999999999999999", "whole number" },
+    { "refresh_s: 59", "60 to 86400" },
+    { "cooldown_s: 0", "5 to 3600" },
+    { "user_claim: ''", "1 to 128" },
+    { "user_prefix: 'A:'", "small letters" },
+    { "user_prefix: ''", "could name the users of others" },
+    { "local_users: true, user_prefix: x", "remove one of the two" },
+    { "tenant: t, tenant_claim: org", "remove tenant_claim" },
+    { "tenants: [{claim: a, value: b, tenant: c}], tenant_claim: org", "keep one of the two" },
+    { "tenants: [{claim: a, value: b}]", "needs tenant" },
+    { "tenants: {claim: a}", "list of rules" },
+    { "tenants: [x]", "{claim: c, value: v, tenant: x}" },
+    { "scopes: [{value: x}]", "needs grants" },
+    { "scopes: [{value: x, grants: superuser}]", "read, write, admin" },
+    { "scopes: [{value: x, grants: []}]", "at least one" },
+    { "scopes: [{grants: read}]", "claim and value" },
+    { "scopes: [{value: x, grants: read, tier: admin}]", "nothing else" },
+    { "tiers: [{claim: a, value: b, tier: gold}]", "admin, api_key or oauth" },
+    { "second_factor: [{claim: amr}]", "claim and value" },
+    { "require: [{claim: hd, value: a, grants: read}]", "nothing else" },
+    { "grants: all", "read, write, admin" },
+    { "clients: {a: b}", "write a list" },
+    { "clients: [\"\\u00e9\"]", "printable" },
+    { "server_audiences: [a]", "slug" },
+    { "server_audiences: {'': a}", "slug" },
+    { "opaque: maybe", "introspect" },
+    { "opaque: database", "better-auth" },
+    { "opaque: introspect", "introspection_url" },
+    { "opaque: introspect, introspection_url: 'https://a.example/i'", "client_id" },
+    { "introspection_url: 'https://a.example/i'", "opaque: introspect" },
+    { "client_id: x", "opaque: introspect" },
+    { "client_secret: x", "opaque: introspect" },
+    { "opaque_prefix: x", "opaque" },
+    { "client_secret_file: /nonexistent", "cannot be read" },
+    { "client_secret: ''", "client_secret_file" },
+    { "discovery_url: 'https://a.example/d', jwks_url: 'https://a.example/j'", "keep one" },
+    { "azure_tenant: x", "no meaning with preset oidc" },
+};
+
 static void a_bad_value_is_refused_with_its_field_and_remedy(void **state)
 {
-    static const struct { const char *field, *words; } cases[] = {
-        { "issuer: 'ftp://x'", "http" },
-        { "issuer: 'http://a.example'", "https" },
-        { "issuer: 'https://u:p@a.example'", "user" },
-        { "jwks_url: 'http://10.0.0.1/jwks'", "https" },
-        { "algorithms: [HS256]", "key set is public" },
-        { "algorithms: [none]", "none and HS*" },
-        { "algorithms: [rs256]", "RS256" },
-        { "algorithms: []", "no token can be accepted" },
-        { "typ: []", "at+jwt" },
-        { "derive_audiences: yes", "true or false" },
-        { "leeway_s: 61", "0 to 60" },
-        { "leeway_s: -1", "whole number" },
-        { "leeway_s: ''", "whole number" },
-        { "leeway_s: 99999999999999999999999", "whole number" },
-        { "refresh_s: 59", "60 to 86400" },
-        { "cooldown_s: 0", "5 to 3600" },
-        { "user_claim: ''", "1 to 128" },
-        { "user_prefix: 'A:'", "small letters" },
-        { "user_prefix: ''", "could name the users of others" },
-        { "local_users: true, user_prefix: x", "remove one of the two" },
-        { "tenant: t, tenant_claim: org", "remove tenant_claim" },
-        { "tenants: [{claim: a, value: b, tenant: c}], tenant_claim: org", "keep one of the two" },
-        { "tenants: [{claim: a, value: b}]", "needs tenant" },
-        { "tenants: {claim: a}", "list of rules" },
-        { "tenants: [x]", "{claim: c, value: v, tenant: x}" },
-        { "scopes: [{value: x}]", "needs grants" },
-        { "scopes: [{value: x, grants: superuser}]", "read, write, admin" },
-        { "scopes: [{value: x, grants: []}]", "at least one" },
-        { "scopes: [{grants: read}]", "claim and value" },
-        { "scopes: [{value: x, grants: read, tier: admin}]", "nothing else" },
-        { "tiers: [{claim: a, value: b, tier: gold}]", "admin, api_key or oauth" },
-        { "second_factor: [{claim: amr}]", "claim and value" },
-        { "require: [{claim: hd, value: a, grants: read}]", "nothing else" },
-        { "grants: all", "read, write, admin" },
-        { "clients: {a: b}", "write a list" },
-        { "clients: [\"\\u00e9\"]", "printable" },
-        { "server_audiences: [a]", "slug" },
-        { "server_audiences: {'': a}", "slug" },
-        { "opaque: maybe", "introspect" },
-        { "opaque: database", "better-auth" },
-        { "opaque: introspect", "introspection_url" },
-        { "opaque: introspect, introspection_url: 'https://a.example/i'", "client_id" },
-        { "introspection_url: 'https://a.example/i'", "opaque: introspect" },
-        { "client_id: x", "opaque: introspect" },
-        { "client_secret: x", "opaque: introspect" },
-        { "opaque_prefix: x", "opaque" },
-        { "client_secret_file: /nonexistent", "cannot be read" },
-        { "client_secret: ''", "client_secret_file" },
-        { "discovery_url: 'https://a.example/d', jwks_url: 'https://a.example/j'", "keep one" },
-        { "azure_tenant: x", "no meaning with preset oidc" },
-    };
     char yaml[600];
     (void)state;
 
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const bool has_issuer = strncmp(cases[i].field, "issuer:", 7) == 0;
+    for (size_t i = 0; i < sizeof bad_values / sizeof bad_values[0]; i++) {
+        const bool has_issuer = strncmp(bad_values[i].field, "issuer:", 7) == 0;
 
-        snprintf(yaml, sizeof yaml, "issuers:\n  - {name: a, preset: oidc, audiences: x, %s%s}\n", has_issuer ? "" : "issuer: 'https://a.example', ", cases[i].field);
-        assert_refused(yaml, ":2: issuers: a: ", cases[i].words);
+        snprintf(yaml, sizeof yaml, "issuers:\n  - {name: a, preset: oidc, audiences: x, %s%s}\n", has_issuer ? "" : "issuer: 'https://a.example', ", bad_values[i].field);
+        assert_refused(yaml, ":2: issuers: a: ", bad_values[i].words);
     }
 }
 
