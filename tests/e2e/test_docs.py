@@ -6,7 +6,7 @@ import pytest
 
 from conftest import ROOT
 
-PAGES = ["README.md", "docs/operating.md", "docs/decisions.md"]
+PAGES = ["README.md", "docs/operating.md", "docs/decisions.md", "docs/migrating-fastmcp.md"]
 BLOCKS = [(page, number, block) for page in PAGES
           for number, block in enumerate(re.findall(r"<!-- run -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.S), 1)]
 

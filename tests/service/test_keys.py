@@ -424,6 +424,27 @@ def test_servers_are_for_administrators_to_change(api):
         api.refused(422, "unprocessable", "server_create", body={**body, "slug": slug})
 
 
+@pytest.mark.parametrize("fields, named", [
+    ({"upstreamAuth": "own"}, "resource"), ({"upstreamAuth": "both"}, "upstreamAuth"), ({"enforce": "off"}, "enforce"),
+    ({"secondFactor": "yes"}, "secondFactor"), ({"resource": "a b"}, "resource"), ({"resource": "x" * 257}, "resource"), ({"resource": ""}, "resource")])
+def test_how_a_server_authenticates_is_said_soundly_or_refused_by_name(api, fields, named):
+    problem = api.refused(422, "unprocessable", "server_create", body={"slug": "a", "url": "http://h/", **fields})
+    assert problem["field"] == named
+
+
+def test_edges_hear_how_a_server_authenticates(api, edge):
+    body = {"slug": "own", "url": "http://h/", "upstreamAuth": "own", "resource": "api://" + "x" * 250, "secondFactor": True, "enforce": "observe"}
+    made = api.ok("server_create", body=body, status=201)
+    assert {name: made[name] for name in body} == body
+    assert api.ok("server_create", body=body, status=200)["slug"] == "own"
+    edge.send(edge.wait_worker("keys"), [("servers_request", {"after": ""}, 77)])
+    entry = edge.expect("server_entry", lambda m: m.request_id == 77)
+    assert (entry["own_auth"], entry["resource"], entry["second_factor"], entry["observes"]) == (True, body["resource"], True, True)
+    assert api.refused(422, "unprocessable", "server_update", body={"resource": None}, object="own")["field"] == "upstreamAuth"
+    plain = api.ok("server_update", body={"upstreamAuth": "gateway", "resource": None, "secondFactor": False, "enforce": "on"}, object="own")
+    assert (plain["upstreamAuth"], plain["resource"], plain["secondFactor"], plain["enforce"]) == ("gateway", None, False, "on")
+
+
 def test_servers_are_listed_in_pages(api, database):
     database.sql("INSERT INTO mcpgw.server SELECT 's' || i, 'http://h/', NULL, NULL, true, now(), now() FROM generate_series(100, 104) i")
     page = api.ok("server_list", query="limit=3")

@@ -4,7 +4,7 @@
 
 ALTER TABLE mcpgw.server
     ADD COLUMN upstream_auth text NOT NULL DEFAULT 'gateway' CHECK (upstream_auth IN ('gateway', 'own')),
-    ADD COLUMN resource      text CHECK (resource ~ '^[!-~]{1,256}$'),
+    ADD COLUMN resource      text CHECK (resource ~ '^[!-~]+$' AND length(resource) <= 256),
     ADD COLUMN second_factor boolean NOT NULL DEFAULT false,
     ADD COLUMN enforce       text NOT NULL DEFAULT 'on' CHECK (enforce IN ('on', 'observe')),
     ADD CHECK (upstream_auth <> 'own' OR resource IS NOT NULL);
