@@ -30,7 +30,7 @@ struct command {
 
 /* Tables end with a row of zeroes. */
 extern const struct command key_commands[], server_commands[], tenant_commands[], user_commands[], session_commands[],
-    audit_commands[], usage_commands[], stats_commands[], status_commands[], keygen_commands[], bus_commands[], docs_commands[], identity_commands[],
+    audit_commands[], usage_commands[], stats_commands[], status_commands[], doctor_commands[], keygen_commands[], bus_commands[], docs_commands[], identity_commands[],
     issuer_commands[], token_commands[];
 
 /* "mcpgw: " and the sentence on standard error. */

@@ -12,7 +12,7 @@
 #include "common/service.h"
 
 static const struct command *const groups[] = {
-    key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, usage_commands, stats_commands, status_commands,
+    key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, usage_commands, stats_commands, status_commands, doctor_commands,
     keygen_commands, bus_commands, issuer_commands, token_commands, identity_commands, docs_commands
 };
 #define GROUPS (sizeof groups / sizeof groups[0])

@@ -76,6 +76,7 @@ static const struct postgres_statement watch_statements[] = {
 
 static const struct postgres_statement spend_statements[] = {
     { "take_uses", "SELECT taken, valid_ms, refilled, sequence FROM mcpgw.take_uses($1, $2::int, $3::boolean)" },
+    { "take_use", "SELECT taken, valid_ms, refilled, sequence FROM mcpgw.take_use($1, $2)" },
     { "give_uses_back", "SELECT mcpgw.give_uses_back($1, $2::int, nullif($3, '')::timestamptz, $4::bigint)" },
     { 0 }
 };
@@ -271,8 +272,10 @@ enum err store_take_uses(struct store *store, struct store_uses *call)
     struct postgres_step step = { .statement = "take_uses", .count = 3,
                                   .values = { call->key_id, wanted, call->is_ahead ? "true" : "false" } };
 
+    struct postgres_step one = { .statement = "take_use", .count = 2, .values = { call->key_id, call->request } };
+
     snprintf(wanted, sizeof wanted, "%u", call->wanted);
-    return postgres_call(store->spending, &step, on_uses, call);
+    return postgres_call(store->spending, call->request[0] != '\0' ? &one : &step, on_uses, call);
 }
 
 static void on_given_back(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)

@@ -64,6 +64,7 @@ struct store_uses {
     char key_id[AUTHZ_ID_MAX + 1];
     uint32_t wanted;                              /* at least 1 */
     bool is_ahead;                                /* nobody waits for them yet */
+    char request[48];                             /* with wanted 1: names the question, alike in its copies at other workers; or "" */
     void (*fn)(void *owner, bool is_answered);    /* what was asked and what was answered stand here */
     void *owner;
     uint32_t taken;                               /* 0: none is left */

@@ -1,5 +1,6 @@
 #include "services/authz/authz_uses.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 
 struct holding {
     struct store_uses call;          /* first: what Postgres is asked, and what it said */
-    struct uses *all;
+    struct uses *uses;
     uint8_t digest[DIGEST_SIZE];     /* of the presented key, as the question carries it */
     uint32_t next;                   /* in its bucket, or in the list of free ones */
     uint32_t left;                   /* uses that may be spent */
@@ -47,15 +48,15 @@ struct uses {
 
 enum err uses_new(struct authz *authz, struct uses **ret_uses)
 {
-    struct uses *all = calloc(1, sizeof *all);
+    struct uses *uses = calloc(1, sizeof *uses);
 
-    if (all == NULL)
+    if (uses == NULL)
         return ERR_NO_MEMORY;
-    all->authz = authz;
-    all->seed = random_u64();
-    memset(all->buckets, 0xff, sizeof all->buckets);
-    all->unused = all->unused_waiters = NOWHERE;
-    *ret_uses = all;
+    uses->authz = authz;
+    uses->seed = random_u64();
+    memset(uses->buckets, 0xff, sizeof uses->buckets);
+    uses->unused = uses->unused_waiters = NOWHERE;
+    *ret_uses = uses;
     return ERR_OK;
 }
 
@@ -65,16 +66,16 @@ void uses_destroy(struct uses **uses)
     *uses = NULL;
 }
 
-static uint32_t *place_of(struct uses *all, const uint8_t digest[DIGEST_SIZE])
+static uint32_t *place_of(struct uses *uses, const uint8_t digest[DIGEST_SIZE])
 {
     uint64_t hash;
     uint32_t *place;
 
     memcpy(&hash, digest, sizeof hash);
-    hash = (hash ^ all->seed) * UINT64_C(0x9e3779b97f4a7c15);
-    place = &all->buckets[(hash >> 32) % BUCKETS];
-    while (*place != NOWHERE && memcmp(all->holdings[*place].digest, digest, DIGEST_SIZE) != 0)
-        place = &all->holdings[*place].next;
+    hash = (hash ^ uses->seed) * UINT64_C(0x9e3779b97f4a7c15);
+    place = &uses->buckets[(hash >> 32) % BUCKETS];
+    while (*place != NOWHERE && memcmp(uses->holdings[*place].digest, digest, DIGEST_SIZE) != 0)
+        place = &uses->holdings[*place].next;
     return place;
 }
 
@@ -82,33 +83,33 @@ static uint32_t *place_of(struct uses *all, const uint8_t digest[DIGEST_SIZE])
 
 static void on_given_back(void *owner)
 {
-    struct uses *all = owner;
+    struct uses *uses = owner;
 
-    all->returning--;
+    uses->returning--;
 }
 
 /* Best effort: what cannot be given back is lost. */
 static void give_back(struct holding *holding)
 {
-    struct uses *all = holding->all;
+    struct uses *uses = holding->uses;
 
     if (holding->left > 0 && clock_boottime_us() < holding->until_us
-        && store_give_uses_back(all->authz->store, &(struct store_leftover){ .key_id = holding->call.key_id,
+        && store_give_uses_back(uses->authz->store, &(struct store_leftover){ .key_id = holding->call.key_id,
                .refilled = holding->refilled, .count = holding->left, .sequence = holding->sequence,
-               .fn = on_given_back, .owner = all }) == ERR_OK)
-        all->returning++;
+               .fn = on_given_back, .owner = uses }) == ERR_OK)
+        uses->returning++;
     holding->left = 0;
 }
 
 static void drop(struct holding *holding)
 {
-    struct uses *all = holding->all;
+    struct uses *uses = holding->uses;
 
     give_back(holding);
-    *place_of(all, holding->digest) = holding->next;
+    *place_of(uses, holding->digest) = holding->next;
     holding->is_held = false;
-    holding->next = all->unused;
-    all->unused = (uint32_t)(holding - all->holdings);
+    holding->next = uses->unused;
+    uses->unused = (uint32_t)(holding - uses->holdings);
 }
 
 static bool may_go(const struct holding *holding)
@@ -116,31 +117,31 @@ static bool may_go(const struct holding *holding)
     return holding->is_held && !holding->is_asking && holding->waiters == NOWHERE;
 }
 
-void uses_tidy(struct uses *all, bool is_end)
+void uses_tidy(struct uses *uses, bool is_end)
 {
     const uint64_t now_us = clock_boottime_us();
 
-    for (uint32_t i = 0; i < all->touched; i++) {
-        struct holding *holding = &all->holdings[i];
+    for (uint32_t i = 0; i < uses->touched; i++) {
+        struct holding *holding = &uses->holdings[i];
 
         if (may_go(holding) && (is_end || now_us > holding->touched_us + USES_IDLE_MS * 1000))
             drop(holding);
     }
 }
 
-bool uses_are_back(const struct uses *all)
+bool uses_are_back(const struct uses *uses)
 {
-    return all->returning == 0;
+    return uses->returning == 0;
 }
 
 /* ---- taking ------------------------------------------------------------------------------------ */
 
-static void evict_one(struct uses *all)
+static void evict_one(struct uses *uses)
 {
     for (uint32_t i = 0; i < EVICT_LOOK; i++) {
-        struct holding *holding = &all->holdings[all->hand];
+        struct holding *holding = &uses->holdings[uses->hand];
 
-        all->hand = (all->hand + 1) % USES_KEYS_MAX;
+        uses->hand = (uses->hand + 1) % USES_KEYS_MAX;
         if (may_go(holding)) {
             drop(holding);
             return;
@@ -148,26 +149,26 @@ static void evict_one(struct uses *all)
     }
 }
 
-static struct holding *holding_of(struct uses *all, const uint8_t digest[DIGEST_SIZE], const char *key_id)
+static struct holding *holding_of(struct uses *uses, const uint8_t digest[DIGEST_SIZE], const char *key_id)
 {
-    uint32_t *place = place_of(all, digest);
+    uint32_t *place = place_of(uses, digest);
     struct holding *holding;
 
     if (*place != NOWHERE)
-        return &all->holdings[*place];
-    if (all->unused == NOWHERE && all->touched < USES_KEYS_MAX) {
-        all->holdings[all->touched].next = NOWHERE;
-        all->unused = all->touched++;
-    } else if (all->unused == NOWHERE) {
-        evict_one(all);
-        place = place_of(all, digest);
+        return &uses->holdings[*place];
+    if (uses->unused == NOWHERE && uses->touched < USES_KEYS_MAX) {
+        uses->holdings[uses->touched].next = NOWHERE;
+        uses->unused = uses->touched++;
+    } else if (uses->unused == NOWHERE) {
+        evict_one(uses);
+        place = place_of(uses, digest);
     }
-    if (all->unused == NOWHERE)
+    if (uses->unused == NOWHERE)
         return NULL;
-    *place = all->unused;
-    holding = &all->holdings[*place];
-    all->unused = holding->next;
-    *holding = (struct holding){ .all = all, .next = NOWHERE, .waiters = NOWHERE, .is_held = true };
+    *place = uses->unused;
+    holding = &uses->holdings[*place];
+    uses->unused = holding->next;
+    *holding = (struct holding){ .uses = uses, .next = NOWHERE, .waiters = NOWHERE, .is_held = true };
     memcpy(holding->digest, digest, DIGEST_SIZE);
     snprintf(holding->call.key_id, sizeof holding->call.key_id, "%s", key_id);
     return holding;
@@ -175,7 +176,7 @@ static struct holding *holding_of(struct uses *all, const uint8_t digest[DIGEST_
 
 static bool is_overtaken(const struct holding *holding)
 {
-    const struct changes *changes = holding->all->authz->changes;
+    const struct changes *changes = holding->uses->authz->changes;
 
     return !changes_reach(changes, holding->sequence)
            || changes_named(changes, holding->sequence, SUBJECT_KEY, holding->call.key_id);
@@ -195,16 +196,16 @@ static void forget_what_ended(struct holding *holding, uint64_t now_us)
 /* The questions that waited: each is asked again, those that got a use as paid. */
 static void wake(struct holding *holding, uint32_t paid, bool is_answered)
 {
-    struct uses *all = holding->all;
-    struct authz *authz = all->authz;
+    struct uses *uses = holding->uses;
+    struct authz *authz = uses->authz;
     uint32_t index = holding->waiters;
 
     holding->waiters = NOWHERE;
     while (index != NOWHERE) {
-        struct waiter waiter = all->waiters[index];
+        struct waiter waiter = uses->waiters[index];
 
-        all->waiters[index].next = all->unused_waiters;
-        all->unused_waiters = index;
+        uses->waiters[index].next = uses->unused_waiters;
+        uses->unused_waiters = index;
         index = waiter.next;
         waiter.ask.paid = paid > 0;
         if (paid > 0)
@@ -220,7 +221,7 @@ static uint32_t count_waiters(const struct holding *holding, uint32_t limit)
 {
     uint32_t count = 0;
 
-    for (uint32_t i = holding->waiters; i != NOWHERE && count < limit; i = holding->all->waiters[i].next)
+    for (uint32_t i = holding->waiters; i != NOWHERE && count < limit; i = holding->uses->waiters[i].next)
         count++;
     return count;
 }
@@ -258,47 +259,50 @@ static void on_taken(void *owner, bool is_answered)
     wake(holding, paid, is_answered);
 }
 
-/* wanted: questions that wait already. */
-static bool ask(struct holding *holding, uint32_t wanted)
+/* token: of the question that waits; NULL: none does yet. */
+static bool ask(struct holding *holding, const struct bus_token *token)
 {
     const uint64_t now_us = clock_boottime_us();
     const bool is_quick = holding->asked_us != 0 && now_us < holding->asked_us + QUICK_US;
 
     holding->block = !is_quick ? 1 : holding->block * 2 < USES_BLOCK_MAX ? holding->block * 2 : USES_BLOCK_MAX;
     holding->asked_us = now_us;
-    holding->call.wanted = wanted > holding->block ? wanted : holding->block;
-    holding->call.is_ahead = wanted == 0;
+    holding->call.wanted = holding->block;
+    holding->call.is_ahead = token == NULL;
+    holding->call.request[0] = '\0';
+    if (token != NULL && holding->block == 1)
+        snprintf(holding->call.request, sizeof holding->call.request, "%" PRIx64 "-%" PRIx64, token->epoch, token->request_id);
     holding->call.fn = on_taken;
     holding->call.owner = holding;
-    holding->is_asking = store_take_uses(holding->all->authz->store, &holding->call) == ERR_OK;
+    holding->is_asking = store_take_uses(holding->uses->authz->store, &holding->call) == ERR_OK;
     return holding->is_asking;
 }
 
 static enum use join(struct holding *holding, const struct bus_token *token, const struct authz_ask *question)
 {
-    struct uses *all = holding->all;
-    uint32_t index = all->unused_waiters;
+    struct uses *uses = holding->uses;
+    uint32_t index = uses->unused_waiters;
 
-    if (index == NOWHERE && all->touched_waiters == USES_WAITERS_MAX)
+    if (index == NOWHERE && uses->touched_waiters == USES_WAITERS_MAX)
         return USE_NO_ROOM;
-    if (!holding->is_asking && !ask(holding, 1))
+    if (!holding->is_asking && !ask(holding, token))
         return USE_NO_ROOM;
     if (index == NOWHERE)
-        index = all->touched_waiters++;
+        index = uses->touched_waiters++;
     else
-        all->unused_waiters = all->waiters[index].next;
-    all->waiters[index] = (struct waiter){ *token, *question, NOWHERE };
+        uses->unused_waiters = uses->waiters[index].next;
+    uses->waiters[index] = (struct waiter){ *token, *question, NOWHERE };
     if (holding->waiters == NOWHERE)
         holding->waiters = index;
     else
-        all->waiters[holding->last_waiter].next = index;
+        uses->waiters[holding->last_waiter].next = index;
     holding->last_waiter = index;
     return USE_WAITS;
 }
 
-enum use uses_take(struct uses *all, const struct bus_token *token, const struct authz_ask *question, const char *key_id)
+enum use uses_take(struct uses *uses, const struct bus_token *token, const struct authz_ask *question, const char *key_id)
 {
-    struct holding *holding = holding_of(all, question->digest, key_id);
+    struct holding *holding = holding_of(uses, question->digest, key_id);
     const uint64_t now_us = clock_boottime_us();
 
     if (holding == NULL)
@@ -309,7 +313,7 @@ enum use uses_take(struct uses *all, const struct bus_token *token, const struct
         holding->left--;
         /* The next block is fetched while this one lasts. */
         if (holding->block > 1 && holding->left * 4 <= holding->block && !holding->is_asking)
-            (void)ask(holding, 0);
+            (void)ask(holding, NULL);
         return USE_TAKEN;
     }
     if (now_us < holding->refused_until_us)

@@ -36,8 +36,8 @@ void uses_destroy(struct uses **uses);
  */
 enum use uses_take(struct uses *uses, const struct bus_token *token, const struct authz_ask *ask, const char *key_id);
 
-/* To be called every second.  all: gives everything back, at a stop. */
-void uses_tidy(struct uses *uses, bool all);
+/* To be called every second.  is_end: gives everything back, at a stop. */
+void uses_tidy(struct uses *uses, bool is_end);
 bool uses_are_back(const struct uses *uses);
 
 #endif

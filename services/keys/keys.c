@@ -1,6 +1,7 @@
 /* keys.c - puts the service together: start, readiness, calls in work, hourly pruning, drain, stop. */
 #include "services/keys/key_life.h"
 #include "services/keys/keys.h"
+#include "services/keys/doctor.h"
 #include "services/keys/settle.h"
 
 #include <stdio.h>
@@ -284,6 +285,7 @@ static bool keys_is_drained(void *self)
 static const struct service_command commands[] = {
     { "migrate", "apply the schema, as the owner (owner_database_url)", migrate_command },
     { "bootstrap", "make the administrator and one key, once; [--key-file FILE] takes the key", bootstrap_run },
+    { "doctor", "look at Better-Auth's table, as the owner; [--create-indexes] [--json]", doctor_command },
     { NULL, NULL, NULL }
 };
 
