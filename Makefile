@@ -1,7 +1,8 @@
 # Everything the project does, as words: make up | down | reset | status | test | check | e2e | fuzz | lint | coverage | bench
 #
 # VARIANT chooses how the C code is built, each in its own folder:
-#   release (default), asan (ASan + UBSan), tsan, cov (asan, and gcov), next (one MESSAGES_VERSION higher, for the upgrade test)
+#   release (default), asan (ASan + UBSan), tsan, cov (asan, and gcov), next (one MESSAGES_VERSION higher, for the upgrade test),
+#   sabotage (protections of the trail that a test or benchmark can take away)
 
 VARIANT ?= release
 B       := build/$(VARIANT)
@@ -20,11 +21,13 @@ FLAGS_release := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2
 FLAGS_asan    := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FLAGS_tsan    := -O1 -fsanitize=thread -fno-omit-frame-pointer
 FLAGS_cov     := $(FLAGS_asan) --coverage -fprofile-update=atomic
+FLAGS_sabotage := -O2 -D_FORTIFY_SOURCE=2 -DSABOTAGE
 FLAGS_next    := -O2 -D_FORTIFY_SOURCE=2 -march=x86-64-v2 -DMESSAGES_NEXT
 LINK_release  := -Wl,-z,relro,-z,now
 LINK_asan     := -fsanitize=address,undefined
 LINK_tsan     := -fsanitize=thread
 LINK_cov      := $(LINK_asan) --coverage
+LINK_sabotage := $(LINK_release)
 LINK_next     := $(LINK_release)
 ifneq ($(shell uname -m),x86_64)
 FLAGS_release := $(filter-out -march=%,$(FLAGS_release))
@@ -117,6 +120,7 @@ builds:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage build/sabotage/bin/mcpgw-audit
 test:
 	@$(INSTALL) build run test lint
 	@$(MAKE) --no-print-directory -s builds

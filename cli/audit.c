@@ -283,6 +283,9 @@ static const struct option_row verify_options[] = {
     { "retention-days", "N", "retention_days of mcpgw-audit (90): older events may be gone" }, { 0 }
 };
 static const struct option_row prove_options[] = { { "database", "URL", "Postgres (MCPGW_DATABASE_URL)" }, { 0 } };
+static const struct option_row import_options[] = {
+    { "spool", "DIR", "spool_dir of a running edge ($MCPGW_HOME/spool)" }, { "wait", "SECONDS", "until all is stored (60)" }, { 0 }
+};
 static const struct option_row check_options[] = { { "key", "FILE.pub", "public half of checkpoint_key (MCPGW_AUDIT_KEY)" }, { 0 } };
 
 /* ---- usage and counters */
@@ -358,6 +361,8 @@ const struct command audit_commands[] = {
       "  mcpgw audit prove 019a0000-0000-7000-8000-000000000000-3-1207 > proof.json\n", prove_options, 1, 1, false, audit_prove },
     { "audit", "check-proof", "FILE", "check such a proof, with nothing but the public key",
       "  mcpgw audit check-proof proof.json --key checkpoint.key.pub\n", check_options, 1, 1, false, audit_check_proof },
+    { "audit", "import", "DIR", "hand a spool slot whose edge will not come back to an edge of this host",
+      "  mcpgw audit import /mnt/old/spool/slot-0 --spool /var/lib/mcpgw/spool\n", import_options, 1, 1, false, audit_import },
     { "audit", "keygen", "FILE", "make the key that signs the trail, and FILE.pub that verifies it",
       "  mcpgw audit keygen /etc/mcpgw/checkpoint.key\n", NULL, 1, 1, false, audit_keygen },
     { 0 }

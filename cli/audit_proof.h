@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 
+enum exit_code audit_import(struct cli *cli, const struct arguments *arguments);
 enum exit_code audit_keygen(struct cli *cli, const struct arguments *arguments);
 enum exit_code audit_verify(struct cli *cli, const struct arguments *arguments);
 enum exit_code audit_prove(struct cli *cli, const struct arguments *arguments);

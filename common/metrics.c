@@ -14,7 +14,7 @@
 /* In the `service` column; no process has this role. */
 #define SERVICE_ANY SERVICE_COUNT
 
-enum kind { KIND_COUNTER, KIND_GAUGE };
+enum kind { KIND_COUNTER, KIND_GAUGE, KIND_RATIO };
 
 _Atomic uint64_t metric_values[METRIC_COUNT];
 
@@ -142,6 +142,16 @@ static void print_process(FILE *out)
                  "process_open_fds %" PRIu64 "\n", open_fds());
 }
 
+static void print_value(enum metric metric, FILE *out)
+{
+    const uint64_t value = metric_get(metric);
+
+    if (metric_rows[metric].kind == KIND_RATIO)
+        fprintf(out, "%" PRIu64 ".%06" PRIu64 "\n", value / 1000000, value % 1000000);
+    else
+        fprintf(out, "%" PRIu64 "\n", value);
+}
+
 void metrics_print(enum service service, FILE *out)
 {
     const char *last_name = NULL;
@@ -153,8 +163,8 @@ void metrics_print(enum service service, FILE *out)
         if (!belongs_to(series, service))
             continue;
         print_head(series, metric_rows[i].kind == KIND_COUNTER ? "counter" : "gauge", &last_name, out);
-        fprintf(out, "%s%s%s%s %" PRIu64 "\n", series->name, has_labels ? "{" : "", series->labels,
-                has_labels ? "}" : "", metric_get((enum metric)i));
+        fprintf(out, "%s%s%s%s ", series->name, has_labels ? "{" : "", series->labels, has_labels ? "}" : "");
+        print_value((enum metric)i, out);
     }
     for (unsigned i = 0; i < HISTOGRAM_COUNT; i++) {
         if (!belongs_to(&histogram_rows[i], service))

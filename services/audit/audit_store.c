@@ -7,6 +7,7 @@
 
 #include "common/log.h"
 #include "common/scope.h"
+#include "services/audit/audit_sabotage.h"
 
 #define STORE_TIMEOUT_MS 5000u
 #define NUMBER_SIZE      24u
@@ -48,6 +49,30 @@ static const struct postgres_statement statements[] = {
       " $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::text[], $27::text[], $28::text[],"
       " $32::bigint - cardinality($8::timestamptz[])"
       " FROM moved RETURNING 1" },
+#ifdef SABOTAGE
+    { "insert_unfenced",
+      "WITH moved AS (UPDATE audit.watermark SET next_seq = $5::bigint, size = $32::bigint, head = $29::bytea,"
+      " peaks = $30::bytea, signature = $31::bytea, signed_at = $7::timestamptz, updated = now()"
+      " WHERE producer = $1::uuid AND epoch = $2::bigint AND ($3::bigint, $4::bigint) IS NOT NULL RETURNING 1)"
+      " INSERT INTO audit.batch (" BATCH_COLUMNS ")"
+      " SELECT $1::uuid, $2::bigint, $33::bigint, $5::bigint - 1, cardinality($8::timestamptz[]),"
+      " $6::timestamptz, $7::timestamptz, $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[],"
+      " $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],"
+      " $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::text[], $27::text[], $28::text[],"
+      " $32::bigint - cardinality($8::timestamptz[])"
+      " FROM moved RETURNING 1" },
+    { "move_apart",
+      "UPDATE audit.watermark SET next_seq = $4::bigint, size = $5::bigint WHERE producer = $1::uuid AND epoch = $2::bigint"
+      " AND next_seq = $3::bigint" },
+    { "insert_apart",
+      " INSERT INTO audit.batch (" BATCH_COLUMNS ")"
+      " SELECT $1::uuid, $2::bigint, $33::bigint, $5::bigint - 1, cardinality($8::timestamptz[]),"
+      " $6::timestamptz, $7::timestamptz, $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[],"
+      " $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],"
+      " $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::text[], $27::text[], $28::text[],"
+      " $32::bigint - cardinality($8::timestamptz[])"
+      " FROM (SELECT $3::bigint, $4::bigint, $29::bytea, $30::bytea, $31::bytea) unused RETURNING 1" },
+#endif
     /* Numbers are taken under a row lock that is held to the commit, so a number that is seen has none unseen below it. */
     { "outbox",
       "SELECT sequence, (extract(epoch FROM at) * 1000000)::bigint, event, reason, request_id, actor_user_id,"
@@ -254,6 +279,28 @@ static void step_proof(struct postgres_step *step, const struct audit_batch *bat
     step_number(step, first, columns_first_seq(batch->columns));
 }
 
+#ifdef SABOTAGE
+static void on_noted(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count);
+
+static void sabotage(struct audit_store *store, struct postgres_step *step)
+{
+    static char what[] = "move_apart";
+    struct postgres_step move = { .statement = what };
+    const int wanted[] = { 0, 1, 2, 4, 31 };
+
+    if (audit_lacks("fencing"))
+        step->statement = "insert_unfenced";
+    if (!audit_lacks("transaction"))
+        return;
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        step_text(&move, step->values[wanted[i]]);
+    step->statement = "insert_apart";
+    (void)!postgres_call(store->postgres, &move, on_noted, what);
+}
+#else
+#define sabotage(store, step) ((void)(store), (void)(step))
+#endif
+
 enum err audit_store_insert(struct audit_store *store, const struct audit_batch *batch, postgres_fn *fn, void *owner)
 {
     struct postgres_step step = { .statement = "insert" };
@@ -278,6 +325,7 @@ enum err audit_store_insert(struct audit_store *store, const struct audit_batch 
         step_bytes(&step, bytes, bytes_size);
     }
     step_proof(&step, batch, size, first);
+    sabotage(store, &step);
     return postgres_call(store->postgres, &step, fn, owner);
 }
 

@@ -178,6 +178,19 @@ static void count_attempt(const struct call *call)
         metric_add(rows[method][outcome], 1);
 }
 
+void calls_tell(void)
+{
+    static const enum metric decided[] = { METRIC_auth_key_allowed, METRIC_auth_key_limited, METRIC_auth_oauth_allowed,
+                                           METRIC_auth_oauth_limited, METRIC_auth_session_allowed, METRIC_auth_session_limited };
+    const uint64_t failed = metric_get(METRIC_auth_key_unavailable) + metric_get(METRIC_auth_oauth_unavailable)
+                            + metric_get(METRIC_auth_session_unavailable) + metric_get(METRIC_refused_audit);
+    uint64_t good = 0;
+
+    for (size_t i = 0; i < sizeof decided / sizeof decided[0]; i++)
+        good += metric_get(decided[i]);
+    metric_set(METRIC_auth_valid_success, good + failed == 0 ? 1000000 : good * 1000000 / (good + failed));
+}
+
 /* --- steps ---------------------------------------------------------------------------------- */
 
 void call_end_early(struct dispatch *d, struct call *call, enum err err)

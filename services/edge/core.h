@@ -208,6 +208,8 @@ void call_reply_came(struct dispatch *d, struct slot *slot);
 void call_end(struct dispatch *d, struct slot *slot, enum err err);
 void call_end_early(struct dispatch *d, struct call *call, enum err err);
 
+void calls_tell(void);                             /* the ratio of valid credentials served; every second */
+
 /* ---- publish.c */
 void publish_answers(struct dispatch *d);          /* records and wakes: the last act of a sweep */
 void publish_durable(struct dispatch *d);          /* wakes those that waited for the disk */

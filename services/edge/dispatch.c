@@ -172,6 +172,7 @@ static void run_timers(struct dispatch *d)
         streams_sweep(d->options.streams, clock_unix_us() / 1000000);
         publish_refusals(d);
         batches_tune(d);
+        calls_tell();
         workers_tell(d);
     }
     if (atomic_load_explicit(&d->is_draining, memory_order_relaxed) != 0 && !d->has_drained)

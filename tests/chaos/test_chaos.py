@@ -284,6 +284,24 @@ def holes_in(gateway, since):
         return holes, cursor.fetchall()
 
 
+def ends_without_beginning(gateway, since):
+    with gateway.database() as connection, connection.cursor() as cursor:
+        cursor.execute('select "requestId" from audit.event c where event = \'completion\' and time >= %s and not exists (select from'
+                       ' audit.event d where d.event = \'decision\' and d."requestId" = c."requestId" and d.producer = c.producer'
+                       " and d.epoch = c.epoch and d.seq < c.seq)", [since])
+        return cursor.fetchall()
+
+
+def stored(gateway):
+    with gateway.database() as connection:
+        return connection.execute("select sum(count) from audit.event where status is not null").fetchone()[0]
+
+
+def counted(gateway):
+    with gateway.database() as connection:
+        return connection.execute("select sum(requests) from audit.usage").fetchone()[0]
+
+
 def count_events(gateway, event, keys):
     with gateway.database() as connection, connection.cursor() as cursor:
         cursor.execute('select "keyId", count(*) from audit.event where event = %s and "keyId" = any(%s) group by 1', [event, keys])
@@ -319,6 +337,11 @@ def test_whatever_dies_answers_and_trail_agree(chaotic):
     assert [(r, journal.answers[r], s) for r, s in statuses.items() if len(s) > journal.attempts[r]] == [], \
         "more events than requests"
     assert holes_in(chaotic, since) == ([], [])
+    assert ends_without_beginning(chaotic, since) == [], "a call reached its server without a decision"
+    wait_until(lambda: counted(chaotic) == stored(chaotic), 60, "usage is what the trail holds")
+    verdict = chaotic.cli("audit", "verify", "--json")
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+    print(verdict.stdout.splitlines()[-1])
     once = dict.fromkeys(journal.created, 1)
     wait_until(lambda: len(count_events(chaotic, "key.revoked", journal.revoked)) == len(journal.revoked), 30,
                "each revocation is in the trail")

@@ -109,12 +109,18 @@ def test_a_full_spool_refuses_and_recovers(own_gateway):
     gateway = own_gateway(settings={"MCPGW_SETTINGS_edge": "MCPGW_SPOOL_BYTES=2097152 MCPGW_SEGMENT_BYTES=1048576"})
     made = gateway.make_key(scopes=["read"], rateLimit={"requests": 1_000_000, "window": 3600})
     gateway.run_sv("down", "audit-1")
-    answered = 0
+    answered, shed = 0, 0
+
+    def call():
+        nonlocal shed
+        answer = gateway.check(made["key"])
+        shed += answer.status_code == 503
+        return answer
 
     def refused():
         nonlocal answered
         for _ in range(200):
-            answer = gateway.check(made["key"])
+            answer = call()
             if answer.status_code == 503:
                 assert answer.json()["code"] == "audit_unavailable"
                 return True
@@ -122,7 +128,11 @@ def test_a_full_spool_refuses_and_recovers(own_gateway):
             answered += 1
         return False
     wait_until(refused, 120, "the spool is full")
+    for _ in range(7):
+        assert call().status_code == 503
     gateway.run_sv("up", "audit-1")
-    wait_until(lambda: gateway.check(made["key"]).status_code == 200, 40, "the spool has room again")
+    wait_until(lambda: call().status_code == 200, 40, "the spool has room again")
+    told = wait_until(lambda: gateway.events(reason="audit_unavailable"), 20, "what was refused is told")
+    assert sum(event["count"] for event in told) == shed
     events = gateway.wait_for_events(answered, seconds=60, keyId=made["id"], event="request", status=200)
     assert len({event["id"] for event in events}) == len(events)

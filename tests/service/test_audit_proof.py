@@ -1,4 +1,5 @@
 """mcpgw audit verify and prove against real rows: what a superuser of the database does to the trail is found."""
+import fcntl
 import json
 import os
 import subprocess
@@ -166,3 +167,25 @@ def test_one_event_is_proven_offline(trail):
     assert check({}).returncode == 1
     assert trail.mcpgw("prove", "nonsense").returncode == 2
     assert trail.mcpgw("prove", identity + "0000").returncode == 1
+
+
+def test_a_slot_in_use_or_no_slot_is_not_imported(tmp):
+    spool = tmp / "spool"
+    slot = tmp / "slot-0"
+    for path in (spool, slot):
+        path.mkdir()
+    environment = {"PATH": os.environ["PATH"], "MCPGW_HOME": str(tmp)}
+
+    def run(*arguments):
+        return subprocess.run([program("mcpgw"), "audit", "import", *map(str, arguments)], env=environment, capture_output=True, text=True)
+    assert run(slot).returncode == 2                      # without a uuid
+    (slot / "uuid").write_text(str(uuid.uuid4()))
+    assert run(slot).returncode == 0                      # nothing left
+    (slot / f"{1:020}-{1:020}.seg").write_bytes(b"x")
+    held = os.open(slot, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert run(slot, "--wait", "0").returncode == 1 and list(spool.iterdir()) == []
+    os.close(held)
+    done = run(slot, "--wait", "0")
+    assert done.returncode == 3, done.stderr              # nobody serves it yet
+    assert (spool / "slot-0" / f"{1:020}-{1:020}.seg").read_bytes() == b"x" and (tmp / "slot-0.imported").exists()
