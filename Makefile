@@ -166,7 +166,9 @@ fuzz: fuzzers
 bench:
 	@$(INSTALL) build run bench
 	@$(MAKE) --no-print-directory -s -j2 programs
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage programs
 	@tests/bench/run
+	@tests/bench/audit
 lint:
 	@$(INSTALL) build lint
 	@tools/lint

@@ -6,8 +6,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/sabotage.h"
 #include "services/audit/audit_rules.h"
-#include "services/audit/audit_sabotage.h"
 
 enum stream_state {
     STREAM_FREE,
@@ -325,7 +325,7 @@ static bool stream_append(struct stream *stream, const struct trail_header *head
     if (stream->is_replaying)
         metric_add(METRIC_audit_replayed, header->count);
     stream->taken_seq = header->first_seq + header->count;
-    if (audit_lacks("ack"))
+    if (lacks("ack"))
         stream_ack_early(stream);
     stream->has_head = (header->flags & TRAIL_CHAINED) != 0;
     memcpy(stream->head, header->mac, DIGEST_SIZE);

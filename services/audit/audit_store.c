@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/sabotage.h"
 #include "common/scope.h"
-#include "services/audit/audit_sabotage.h"
 
 #define STORE_TIMEOUT_MS 5000u
 #define NUMBER_SIZE      24u
@@ -288,9 +288,9 @@ static void sabotage(struct audit_store *store, struct postgres_step *step)
     struct postgres_step move = { .statement = what };
     const int wanted[] = { 0, 1, 2, 4, 31 };
 
-    if (audit_lacks("fencing"))
+    if (lacks("fencing"))
         step->statement = "insert_unfenced";
-    if (!audit_lacks("transaction"))
+    if (!lacks("transaction"))
         return;
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
         step_text(&move, step->values[wanted[i]]);

@@ -1,0 +1,23 @@
+/*
+ * sabotage.h - protections that a test or a benchmark takes away, to see what they do.  Only `make VARIANT=sabotage` has this;
+ * the environment's SABOTAGE names one: transaction, fencing or ack (audit), trail (edge: nothing is recorded at all).
+ */
+#ifndef COMMON_SABOTAGE_H
+#define COMMON_SABOTAGE_H
+
+#ifdef SABOTAGE
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+static inline bool lacks(const char *protection)
+{
+    const char *name = getenv("SABOTAGE");
+
+    return name != NULL && strcmp(name, protection) == 0;
+}
+#else
+#define lacks(protection) false
+#endif
+
+#endif
