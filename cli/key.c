@@ -214,13 +214,22 @@ static enum exit_code key_list(struct cli *cli, const struct arguments *argument
         { "ID", "id" }, { "NAME", "name" }, { "START", "start" }, { "SCOPES", "scopes" }, { "ENABLED", "enabled" },
         { "REVOKED", "revokedAt" }, { "EXPIRES", "expiresAt" }, { "USER", "userId" }, { 0 }
     };
+    static const char *const filters[][2] = { { "name", "name" }, { "state", "state" }, { "user", "user" }, { "tenant", "tenant" },
+                                              { "expires-before", "expiresBefore" } };
+    char path[PATH_SIZE] = "/api/v1/keys";
     uint64_t limit;
 
     if (arguments_number(arguments, "limit", 1, LIST_MAX, LIST_MAX, &limit) != ERR_OK) {
         complain("--limit: a number from 1");
         return EXIT_MISUSE;
     }
-    return show_list(cli, "/api/v1/keys", limit, columns);
+    for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
+        if (!api_query(path, sizeof path, filters[i][1], arguments_value(arguments, filters[i][0]))) {
+            complain("--%s: too long", filters[i][0]);
+            return EXIT_MISUSE;
+        }
+    }
+    return show_list(cli, path, limit, columns);
 }
 
 /* One call for each id; the first that fails ends it. */
@@ -450,7 +459,15 @@ static const struct option_row create_options[] = {
     { "tenant", "ID", "the tenant, when the owner has several" },
     { 0 }
 };
-static const struct option_row list_options[] = { { "limit", "N", "at most so many, newest first" }, { 0 } };
+static const struct option_row list_options[] = {
+    { "limit", "N", "at most so many, newest first" },
+    { "name", "TEXT", "whose name begins so" },
+    { "state", "STATE", "active, disabled, expired or revoked" },
+    { "user", "ID", "of this owner" },
+    { "tenant", "ID", "of this tenant" },
+    { "expires-before", "TIME", "such as 2027-01-31T00:00:00Z" },
+    { 0 }
+};
 static const struct option_row revoke_options[] = {
     { "reason", "TEXT", "kept with the key and in the trail" }, { "yes", NULL, "do not ask" }, { 0 }
 };
@@ -468,7 +485,8 @@ const struct command key_commands[] = {
       "  mcpgw key create --name laptop --scope proxy --server example --allow-ip 192.0.2.0/24\n"
       "  mcpgw key create --name robot --scope read --scope proxy --json | jq -r .key > robot.key\n",
       create_options, 0, 0, true, key_create },
-    { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n",
+    { "key", "list", "", "all keys, newest first", "  mcpgw key list --json | jq -r 'select(.enabled) | .id'\n"
+      "  mcpgw key list --state active --expires-before 2027-01-31T00:00:00Z\n",
       list_options, 0, 0, true, key_list },
     { "key", "show", "ID...", "what is known of a key", "  mcpgw key show KEY_ID\n", NULL, 1, ARGUMENTS_MAX, true,
       key_show },

@@ -35,6 +35,14 @@ static bool refuse_input(struct exchange *exchange, enum err err, int status, co
     return false;
 }
 
+/* true: absent, or copied. */
+static bool take_field(const struct exchange *exchange, enum http_name name, char *text, size_t size)
+{
+    const struct http_field *field = http_head_find(exchange->head, name);
+
+    return field == NULL || (exchange->head->seen[name] == 1 && message_take_text(field->value, text, size - 1));
+}
+
 /* false: refused and answered. */
 static bool take_input(struct exchange *exchange, const struct route_match *match, struct large *large,
                        struct manage_request *request)
@@ -53,6 +61,11 @@ static bool take_input(struct exchange *exchange, const struct route_match *matc
         return refuse_input(exchange, err, 0,
                             err == ERR_MALFORMED ? "the body came incomplete, badly framed or too slowly" : NULL,
                             "body");
+    if (!take_field(exchange, HTTP_IDEMPOTENCY_KEY, request->idempotency_key, sizeof request->idempotency_key)
+        || !take_field(exchange, HTTP_IF_MATCH, request->if_match, sizeof request->if_match))
+        return refuse_input(exchange, ERR_MALFORMED, 0,
+                            "Idempotency-Key (128 bytes) or If-Match (255 bytes) is there twice, too long, or not printable ASCII",
+                            "field");
     if (match->object_length > 0)
         memcpy(request->object, match->object, match->object_length);
     request->operation = (uint64_t)match->route->operation;
@@ -84,6 +97,8 @@ static void send_reply(struct exchange *exchange, const struct call *call)
     if (status >= 400 && size > 2 && reply->body.bytes == call->reply_buffer && call->reply_buffer[size - 1] == '}')
         size = add_request_id(exchange, call->reply_buffer, size, sizeof exchange->space->large->reply);
     answer_rate(&answer, &call->charge);
+    if (reply->etag[0] != '\0')
+        answer_field(&answer, "ETag", reply->etag);
     if (status == 429 || status == 503)
         answer_field(&answer, "Retry-After", "1");
     answer_send(&answer, size == 0 ? NULL : status >= 400 ? "application/problem+json" : "application/json",

@@ -26,6 +26,7 @@ const char *problem_phrase(int status)
         { 408, "Request Timeout" },
         { 409, "Conflict" },
         { 410, "Gone" },
+        { 412, "Precondition Failed" },
         { 413, "Content Too Large" },
         { 415, "Unsupported Media Type" },
         { 417, "Expectation Failed" },

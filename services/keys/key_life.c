@@ -19,13 +19,15 @@ static void on_rotated(void *owner, enum postgres_outcome outcome, PGresult *con
     struct pending *p = owner;
     struct store_effect effect;
     struct key_row key;
+    bool is_there;
 
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
-    if (ended_by_reuse(p, effect.is_foreign))
+    is_there = store_read_key(store_object_rows(results, count), 0, &key);
+    if (ended_by_claim(p, &effect, is_there))
         return;
-    if (!store_read_key(store_object_rows(results, count), 0, &key))
+    if (!is_there)
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
     else if (key.facts.revoked)
         answer_err(p, ERR_CONFLICT, "key_revoked", "", "a revoked key cannot be rotated; make a new one");

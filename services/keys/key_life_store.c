@@ -44,7 +44,7 @@ enum err store_rotate_key(struct store *store, const struct store_actor *actor, 
     struct postgres_step *step;
 
     plan_begin(&plan, actor);
-    step_value(plan_add(&plan, "key_lock"), actor->object);
+    plan_lock_key(&plan, actor);
     step = plan_claimed(&plan, "rotate_keep", actor);
     step_value(step, actor->object);
     step_value(step, overlap.text);
@@ -74,7 +74,7 @@ enum err store_load_policy(struct store *store, const struct store_actor *actor,
                            void *owner)
 {
     return postgres_call(store->postgres, &(struct postgres_step){
-        .statement = "policy", .count = 3, .values = { tenant_id, actor->user_id, actor->request_id } }, fn, owner);
+        .statement = "policy", .count = 3, .values = { tenant_id, actor->user_id, actor->claim_id } }, fn, owner);
 }
 
 void store_read_policy(const PGresult *rows, struct key_policy *ret_policy)

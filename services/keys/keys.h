@@ -43,6 +43,8 @@ struct pending {
     enum authority authority;
     json_t *asked;                    /* body and query, while the caller's standing is looked up; then a handler's own */
     char *asked_query;
+    char claim_id[144];               /* of an Idempotency-Key; "": there is none */
+    char if_match[256];
     char reason[KEYS_REASON_MAX + 1];
     char attempt[KEYS_ID_SIZE], fingerprint[DIGEST_TEXT_SIZE];
     struct store_actor actor;         /* points into the above */

@@ -20,19 +20,18 @@ static void count_answer(uint64_t status)
     metric_add(status < 400 ? METRIC_manage_ok : status < 500 ? METRIC_manage_refused : METRIC_manage_failed, 1);
 }
 
-static void send_body(struct keys *keys, const struct bus_token *token, uint64_t status, const char *code,
-                      const char *object, size_t size)
+/* Of body_room; the reply has its status, code and etag. */
+static void send_body(struct keys *keys, const struct bus_token *token, struct manage_reply *reply, const char *object,
+                      size_t size)
 {
-    struct manage_reply reply = { .status = status, .body = { (const uint8_t *)body_room, size } };
-
-    snprintf(reply.code, sizeof reply.code, "%s", code);
-    snprintf(reply.object, sizeof reply.object, "%s", object);
-    for (char *c = reply.object; *c != '\0'; c++) {
+    reply->body = (struct view){ (const uint8_t *)body_room, size };
+    snprintf(reply->object, sizeof reply->object, "%s", object);
+    for (char *c = reply->object; *c != '\0'; c++) {
         if (*c < 0x20 || *c > 0x7e)
             *c = '?';
     }
-    count_answer(status);
-    bus_reply(keys->bus, token, MESSAGE_manage_reply, &reply);
+    count_answer(reply->status);
+    bus_reply(keys->bus, token, MESSAGE_manage_reply, reply);
 }
 
 void send_problem(struct keys *keys, const struct bus_token *token, const char *object,
@@ -41,8 +40,10 @@ void send_problem(struct keys *keys, const struct bus_token *token, const char *
     OWNED(keys_json_destroy) json_t *body = keys_json_problem(problem);
     const size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
 
-    send_body(keys, token, (uint64_t)err_http_status(problem->err),
-              problem->code != NULL ? problem->code : err_code(problem->err), object, size <= KEYS_BODY_MAX ? size : 0);
+    struct manage_reply reply = { .status = (uint64_t)err_http_status(problem->err) };
+
+    snprintf(reply.code, sizeof reply.code, "%s", problem->code != NULL ? problem->code : err_code(problem->err));
+    send_body(keys, token, &reply, object, size <= KEYS_BODY_MAX ? size : 0);
 }
 
 void answer_problem(struct pending *p, const struct problem *problem)
@@ -70,8 +71,12 @@ static size_t add_made_key(const struct pending *p, size_t size)
 void answer(struct pending *p, uint64_t status, json_t *body)
 {
     const bool has_key = secret_is_set(&p->made);
+    const char *tag = json_string_value(json_object_get(body, "etag"));
     size_t size = body == NULL ? 0 : json_dumpb(body, body_room, KEYS_BODY_MAX, JSON_COMPACT);
+    struct manage_reply reply = { .status = status };
 
+    if (tag != NULL)
+        snprintf(reply.etag, sizeof reply.etag, "\"%.40s\"", tag);
     json_decref(body);
     if (size == 0 || size + 100 > KEYS_BODY_MAX) {
         answer_err(p, body == NULL ? ERR_NO_MEMORY : ERR_TOO_LARGE, NULL, "", "");
@@ -79,7 +84,7 @@ void answer(struct pending *p, uint64_t status, json_t *body)
     }
     if (has_key)
         size = add_made_key(p, size);
-    send_body(p->keys, &p->token, status, "", p->object, size);
+    send_body(p->keys, &p->token, &reply, p->object, size);
     if (has_key)
         OPENSSL_cleanse(body_room, size);
     pending_release(p);
@@ -137,10 +142,32 @@ void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, 
         answer_err(p, ERR_OVERLOADED, NULL, "", "the change is made; too many calls wait for its acknowledgement");
 }
 
+enum err refuse_reuse(const struct pending *p, struct problem *problem)
+{
+    if (p->claim_id[0] != '\0')
+        return problem_set(problem, ERR_UNPROCESSABLE, "idempotency_key_reused", "",
+                           "this Idempotency-Key has been used for another request");
+    return problem_set(problem, ERR_CONFLICT, "request_id_reused", "",
+                       "this X-Request-Id has been used for another request");
+}
+
+bool ended_by_claim(struct pending *p, const struct store_effect *effect, bool is_there)
+{
+    if (effect->is_unmatched && !is_there)
+        answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+    else if (effect->is_unmatched)
+        answer_err(p, ERR_PRECONDITION, NULL, "", "the key has changed since it was read: read it again");
+    return effect->is_unmatched || ended_by_reuse(p, effect->is_foreign);
+}
+
 bool ended_by_reuse(struct pending *p, bool is_foreign)
 {
-    if (is_foreign)
-        answer_err(p, ERR_CONFLICT, "request_id_reused", "", "this X-Request-Id has been used for another request");
+    struct problem problem;
+
+    if (is_foreign) {
+        (void)refuse_reuse(p, &problem);
+        answer_problem(p, &problem);
+    }
     return is_foreign;
 }
 

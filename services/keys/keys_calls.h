@@ -20,11 +20,13 @@ void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, 
 /* true: the call has been answered, because the database did not do its part. */
 bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count);
 /* true: answered, because the request id was used for something else. */
+bool ended_by_claim(struct pending *p, const struct store_effect *effect, bool is_there);    /* or because If-Match said another tag */
 bool ended_by_reuse(struct pending *p, bool is_foreign);
 
 /* For a call that was never taken into work. */
 void send_problem(struct keys *keys, const struct bus_token *token, const char *object, const struct problem *problem);
 enum err refuse_missing(struct problem *problem);    /* ERR_NOT_FOUND, as for an object that does not exist */
+enum err refuse_reuse(const struct pending *p, struct problem *problem);    /* the id was used for another request */
 struct caller caller_of(const struct pending *p);
 
 /* A page in the making: items until the limit or the bytes are used up; the cursor is the last item's. */

@@ -168,9 +168,9 @@ static void on_key_changed(void *owner, enum postgres_outcome outcome, PGresult 
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
-    if (ended_by_reuse(p, effect.is_foreign))
-        return;
     is_there = store_read_key(store_object_rows(results, count), 0, &key);
+    if (ended_by_claim(p, &effect, is_there))
+        return;
     if (p->operation == OPERATION_key_delete && !is_there)
         answer_when_applied(p, effect.sequence, 200, deleted_body("id", p->object));
     else if (!is_there)
@@ -210,8 +210,7 @@ static enum err decide_change(struct pending *p, const struct store_request *req
     const bool is_repeat = request->is_known && strcmp(request->fingerprint, p->fingerprint) == 0;
 
     if (request->is_known && !is_repeat)
-        return problem_set(problem, ERR_CONFLICT, "request_id_reused", "",
-                           "this X-Request-Id has been used for another request");
+        return refuse_reuse(p, problem);
     if (key == NULL)
         return is_repeat && p->operation == OPERATION_key_delete ? ERR_OK : refuse_missing(problem);
     if (!keys_may_see(&caller, &key->facts))
@@ -312,8 +311,13 @@ static enum err begin_key_list(struct pending *p, const json_t *body, const stru
 {
     const struct caller caller = caller_of(p);
     enum err err = keys_parse_page(query, PAGE_OF_KEYS, &p->in.page, problem);
+    const char *tenant = p->in.page.tenant_id;
 
     (void)body;
+    if (err == ERR_OK && tenant[0] != '\0' && !keys_is_operator(&caller) && strcmp(tenant, p->tenant_id) != 0) {
+        answer_page(p, &(struct page){ .items = json_array() });    /* what lies outside a caller's reach is not there */
+        return ERR_OK;
+    }
     return err != ERR_OK ? err : store_list_keys(p->keys->store, &caller, &p->in.page, on_keys_listed, p);
 }
 
@@ -607,6 +611,9 @@ static void take_request(struct pending *p, const struct manage_request *request
     memcpy(p->request_id, request->request_id, sizeof p->request_id);
     memcpy(p->address, request->address, sizeof p->address);
     take_object(p, request->object);
+    p->claim_id[0] = '\0';
+    if (request->idempotency_key[0] != '\0')
+        snprintf(p->claim_id, sizeof p->claim_id, "idempotency:%s", request->idempotency_key);
     keys_make_id(p->attempt);
     take_fingerprint(p, request);
     /* Without an id of its own a request repeats none. */
@@ -614,7 +621,7 @@ static void take_request(struct pending *p, const struct manage_request *request
         memcpy(p->request_id, p->attempt, sizeof p->attempt);
     p->actor = (struct store_actor){
         .event = "", .operation = p->operation, .user_id = p->user_id, .key_id = p->key_id, .tenant_id = p->tenant_id,
-        .request_id = p->request_id, .address = p->address, .reason = p->reason, .fingerprint = p->fingerprint,
+        .request_id = p->request_id, .claim_id = p->claim_id[0] != '\0' ? p->claim_id : p->request_id, .address = p->address, .reason = p->reason, .fingerprint = p->fingerprint,
         .attempt = p->attempt, .object = p->object,
     };
 }
@@ -692,6 +699,23 @@ static enum err ask_standing(struct pending *p, json_t **body, const struct view
     return store_load_standing(p->keys->store, &caller, on_standing, p);
 }
 
+/* ERR_MALFORMED: the call does not look at tags, so it must not seem to. */
+static enum err take_match(struct pending *p, const char *field, struct problem *problem)
+{
+    const bool is_bound = p->operation == OPERATION_key_rotate
+                          || (p->operation >= OPERATION_key_update && p->operation <= OPERATION_key_delete);
+
+    if (field[0] == '\0')
+        return ERR_OK;
+    if (!is_bound)
+        return problem_set(problem, ERR_MALFORMED, "if_match", "", "If-Match is for changes of a key");
+    if (keys_parse_match(field, p->if_match) != ERR_OK)
+        return problem_set(problem, ERR_MALFORMED, "if_match", "", "If-Match holds tags in quotes with commas between, or *");
+    if (strcmp(p->if_match, "*") != 0)
+        p->actor.if_match = p->if_match;
+    return ERR_OK;
+}
+
 static enum err take_call(struct pending *p, const struct manage_request *request, struct problem *problem)
 {
     OWNED(keys_json_destroy) json_t *body = NULL;
@@ -699,7 +723,9 @@ static enum err take_call(struct pending *p, const struct manage_request *reques
     enum err err;
 
     p->authority = authority_of(p, NULL, &is_wanted);
-    err = parse_body(&request->body, &body, problem);
+    err = take_match(p, request->if_match, problem);
+    if (err == ERR_OK)
+        err = parse_body(&request->body, &body, problem);
     if (err != ERR_OK)
         return err;
     return is_wanted ? ask_standing(p, &body, &request->query) : begin(p, body, &request->query, problem);

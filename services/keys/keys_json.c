@@ -61,7 +61,7 @@ json_t *keys_json_key(const struct key_row *key, const char *resource)
 
     if (keys_tenant(&key->facts, tenant) != ERR_OK)
         tenant[0] = '\0';
-    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
+    return json_pack("{s:s, s:o, s:o, s:o, s:s, s:o, s:o, s:b, s:o, s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "id",
                      key->id, "name", text_or_null(key->name), "start", text_or_null(key->start), "prefix",
                      text_or_null(key->prefix), "userId", key->facts.reference_id, "tenantId", text_or_null(tenant),
                      "scopes", keys_json_scopes(keys_permission_scopes(key->permissions, resource)), "enabled",
@@ -71,7 +71,7 @@ json_t *keys_json_key(const struct key_row *key, const char *resource)
                      text_or_null(key->created_by), "rateLimit", rate_of(key), "metadata", metadata_of(key->metadata),
                      "lastUsedAt", text_or_null(key->last_used_at), "allowedIps", list_or_null(key->addresses), "servers",
                      list_or_null(key->servers), "tools", list_or_null(key->tools), "environment",
-                     text_or_null(key->environment));
+                     text_or_null(key->environment), "etag", key->etag);
 }
 
 json_t *keys_json_server(const struct server_row *server)
@@ -105,6 +105,7 @@ static const char *title_of(int status)
     case 403: return "Forbidden";
     case 404: return "Not Found";
     case 409: return "Conflict";
+    case 412: return "Precondition Failed";
     case 422: return "Unprocessable Content";
     case 503: return "Service Unavailable";
     default:  return "Internal Server Error";

@@ -778,16 +778,16 @@ static const struct filter_row { const char *name; size_t offset, size; unsigned
     FILTER("server", server, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)),
     FILTER("outcome", outcome, PAGE(PAGE_OF_AUDIT)), FILTER("event", event, PAGE(PAGE_OF_AUDIT)),
     FILTER("tool", tool, PAGE(PAGE_OF_AUDIT)), FILTER("requestId", request_id, PAGE(PAGE_OF_AUDIT)),
+    FILTER("user", user_id, PAGE(PAGE_OF_KEYS)), FILTER("tenant", tenant_id, PAGE(PAGE_OF_KEYS)), FILTER("name", name, PAGE(PAGE_OF_KEYS)),
+    FILTER("state", state, PAGE(PAGE_OF_KEYS)), FILTER("expiresBefore", to, PAGE(PAGE_OF_KEYS)),
     FILTER("by", by, PAGE(PAGE_OF_USAGE)),
 #undef FILTER
 };
 
-static bool is_usage_name(const char *text)
+static bool is_one_of(const char *text, const char *const names[])
 {
-    static const char *const names[] = { "key", "user", "tenant", "server", "hour" };
-
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strcmp(text, names[i]) == 0)
+    for (; *names != NULL; names++) {
+        if (strcmp(text, *names) == 0)
             return true;
     }
     return false;
@@ -795,6 +795,10 @@ static bool is_usage_name(const char *text)
 
 static bool take_filter(const char *name, const char *value, enum page_kind kind, struct page_query *query)
 {
+    static const char *const usages[] = { "key", "user", "tenant", "server", "hour", NULL };
+    static const char *const states[] = { "active", "disabled", "expired", "revoked", NULL };
+    static const char *const moments[] = { "from", "to", "expiresBefore", NULL };
+
     for (size_t i = 0; i < sizeof filter_rows / sizeof filter_rows[0]; i++) {
         const struct filter_row *row = &filter_rows[i];
         const size_t length = strlen(value);
@@ -805,8 +809,10 @@ static bool take_filter(const char *name, const char *value, enum page_kind kind
             return false;
         memcpy((char *)query + row->offset, value, length + 1);
         if (strcmp(name, "by") == 0)
-            return is_usage_name(value);
-        return (strcmp(name, "from") != 0 && strcmp(name, "to") != 0) || keys_moment_is_valid(value);
+            return is_one_of(value, usages);
+        if (strcmp(name, "state") == 0)
+            return is_one_of(value, states);
+        return !is_one_of(name, moments) || keys_moment_is_valid(value);
     }
     return false;
 }
@@ -822,6 +828,32 @@ static bool take_query_field(const char *name, const char *value, enum page_kind
     if (strcmp(name, "cursor") == 0 && kind != PAGE_OF_USAGE)
         return take_cursor(value, kind, query);
     return take_filter(name, value, kind, query);
+}
+
+/* RFC 9110 13.1.1 and 8.8.3. */
+enum err keys_parse_match(const char *field, char ret_tags[256])
+{
+    size_t used = 0;
+
+    ret_tags[0] = '\0';
+    if (strcmp(field, "*") == 0) {
+        memcpy(ret_tags, "*", 2);
+        return ERR_OK;
+    }
+    while (*field != '\0') {
+        const bool is_weak = strncmp(field, "W/", 2) == 0;
+        size_t length;
+
+        field += is_weak ? 2 : 0;
+        length = *field == '"' ? strcspn(field + 1, "\", ") : 0;
+        if (*field != '"' || field[length + 1] != '"' || used + length + 2 > 256)
+            return ERR_MALFORMED;
+        if (!is_weak)
+            used += (size_t)snprintf(ret_tags + used, 256 - used, "%s%.*s", used > 0 ? "," : "", (int)length, field + 1);
+        field += length + 2;
+        field += strspn(field, ", ");
+    }
+    return ERR_OK;
 }
 
 enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,

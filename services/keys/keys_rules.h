@@ -79,7 +79,8 @@ struct page_query {
     char key_id[65], user_id[65], server[65];                /* audit_list and usage; "": any */
     char outcome[17], event[33], tool[129], request_id[65];  /* audit_list; "": any */
     char by[8];                                              /* usage: key, user, tenant, server or hour */
-    char tenant_id[81];                                      /* of users, audit_list and usage; "": any */
+    char tenant_id[81];                                      /* of users, keys, audit_list and usage; "": any */
+    char name[129], state[9];                                /* of keys: how it begins; active, disabled, expired, revoked */
     char from[33], to[33];                                   /* RFC 3339; "": open */
 };
 
@@ -130,6 +131,9 @@ enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX +
 enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr) MUST_CHECK;
 enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields,
                            struct problem *reterr) MUST_CHECK;
+/* If-Match: "a", W/"b" (matches nothing), or *.  *ret_tags: those that may match, with commas between; "*" for any.
+ * ERR_MALFORMED: it is none of these. */
+enum err keys_parse_match(const char *field, char ret_tags[256]) MUST_CHECK;
 enum err keys_parse_page(const struct view *query, enum page_kind kind, struct page_query *ret_query,
                          struct problem *reterr) MUST_CHECK;
 

@@ -22,8 +22,12 @@ enum key_column {
     KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
     KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
     KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor,
-    KEY_addresses, KEY_servers, KEY_tools, KEY_environment
+    KEY_addresses, KEY_servers, KEY_tools, KEY_environment, KEY_etag
 };
+/* Of all that people see of a key but its use. */
+#define KEY_TAG "md5(ROW(a.key, a.name, a.\"referenceId\", a.enabled, a.\"expiresAt\", a.permissions, a.metadata, a.\"rateLimitEnabled\"," \
+    " a.\"rateLimitTimeWindow\", a.\"rateLimitMax\", k.tenant_id, k.revoked_at, k.revoked_reason, k.allowed_ips, k.servers, k.tools," \
+    " k.environment)::text)"
 /* In the order of enum key_column; the page (or row) of apikey is chosen first, then joined. */
 #define KEY_SELECT(page, order) \
     "SELECT a.id, a.name, a.start, a.prefix, a.permissions, a.metadata, " MOMENT("a.\"expiresAt\"") ", " MOMENT("a.\"createdAt\"") ", " \
@@ -32,10 +36,16 @@ enum key_column {
     " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
     " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
     " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id," \
-    " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment" \
+    " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment, " KEY_TAG \
     " FROM (SELECT x.* FROM mcpgw.apikey x " page ") a" \
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
 #define LIST(lines) "string_to_array(" lines ", chr(10))"
+/* $4 name's beginning, $5 state, $6 owner, $7 moment before which it expires; NULL: any. */
+#define KEY_FILTER \
+    "AND ($4::text IS NULL OR starts_with(x.name, $4)) AND ($6::text IS NULL OR x.\"referenceId\" = $6)" \
+    " AND ($7::timestamptz IS NULL OR x.\"expiresAt\" < $7::timestamptz) AND ($5::text IS NULL OR $5 =" \
+    " CASE WHEN EXISTS (SELECT FROM mcpgw.key q WHERE q.key_id = x.id AND q.revoked_at IS NOT NULL) THEN 'revoked'" \
+    " WHEN x.\"expiresAt\" < now() THEN 'expired' WHEN NOT coalesce(x.enabled, true) THEN 'disabled' ELSE 'active' END) "
 #define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
 #define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") \
     ", upstream_auth, resource, second_factor, enforce FROM mcpgw.server "
@@ -47,6 +57,11 @@ static const struct postgres_statement statements[] = {
              " set_config('mcpgw.address', $6, true), set_config('mcpgw.reason', $7, true)" },
     { "claim", "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at)"
                " VALUES ($1, $2, $3, $4::smallint, $5, $6, now()) ON CONFLICT DO NOTHING" },
+    { "claim_matched", "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at)"
+                       " SELECT $1, $2, $3, $4::smallint, $5, $6, now()"
+                       " WHERE EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)"
+                       " OR EXISTS (SELECT FROM mcpgw.apikey a LEFT JOIN mcpgw.key k ON k.key_id = a.id"
+                       " WHERE a.id = $6 AND " KEY_TAG " = ANY (string_to_array($7, ','))) ON CONFLICT DO NOTHING" },
     { "settle", "SET CONSTRAINTS ALL IMMEDIATE" },
     { "effect", "SELECT s.value, r.operation, r.fingerprint, r.attempt, r.object FROM mcpgw.change_sequence s"
                 " LEFT JOIN mcpgw.request r ON r.user_id = $1 AND r.request_id = $2" },
@@ -63,18 +78,18 @@ static const struct postgres_statement statements[] = {
     { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
     { "key_find", KEY_SELECT("WHERE x.key = coalesce((SELECT f.current_digest FROM mcpgw.rotated f WHERE f.digest = $1 AND f.expires_at > now()), $1)"
                              " LIMIT 2", "") },
-    { "key_list_all", KEY_SELECT("WHERE $1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1) " NEWEST_FIRST("x") " LIMIT $3::int",
-                                 NEWEST_FIRST("a")) },
-    { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $4 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
-                                 NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $5::boolean " NEWEST_FIRST("a")) },
+    { "key_list_all", KEY_SELECT("WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) " KEY_FILTER NEWEST_FIRST("x")
+                                 " LIMIT $3::int", NEWEST_FIRST("a")) },
+    { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $8 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
+                                 KEY_FILTER NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $9::boolean " NEWEST_FIRST("a")) },
     /* By each way a key comes to a tenant; what the rows themselves say decides. */
-    { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM mcpgw.apikey y WHERE y.\"referenceId\" = $4"
-                                    " UNION SELECT y.id FROM mcpgw.apikey y WHERE 'user:' || y.\"referenceId\" = $4 AND y.\"referenceId\" = substr($4, 6)"
-                                    " UNION SELECT y.key_id FROM mcpgw.key y WHERE y.tenant_id = $4"
+    { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM mcpgw.apikey y WHERE y.\"referenceId\" = $8"
+                                    " UNION SELECT y.id FROM mcpgw.apikey y WHERE 'user:' || y.\"referenceId\" = $8 AND y.\"referenceId\" = substr($8, 6)"
+                                    " UNION SELECT y.key_id FROM mcpgw.key y WHERE y.tenant_id = $8"
                                     " UNION SELECT y.id FROM public.member z JOIN mcpgw.apikey y ON y.\"referenceId\" = z.\"userId\""
-                                    "       WHERE z.\"organizationId\" = $4) w ON w.id = x.id"
-                                    " WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1))",
-                                    "WHERE c.tenant_id = $4 " NEWEST_FIRST("a") " LIMIT $3::int") },
+                                    "       WHERE z.\"organizationId\" = $8) w ON w.id = x.id"
+                                    " WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) " KEY_FILTER,
+                                    "WHERE c.tenant_id = $8 " NEWEST_FIRST("a") " LIMIT $3::int") },
     { "key_lock", "SELECT FROM mcpgw.apikey WHERE id = $1 FOR UPDATE" },
     { "key_create", "INSERT INTO mcpgw.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
                     " \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\", \"requestCount\", remaining,"
@@ -251,7 +266,7 @@ void step_value(struct postgres_step *step, const char *value)
 
 void plan_begin(struct plan *plan, const struct store_actor *actor)
 {
-    struct postgres_step *act = plan_add(plan, "act"), *claim = plan_add(plan, "claim");
+    struct postgres_step *act = plan_add(plan, "act"), *claim;
 
     step_value(act, actor->event);
     step_value(act, actor->user_id);
@@ -261,12 +276,23 @@ void plan_begin(struct plan *plan, const struct store_actor *actor)
     step_value(act, actor->address);
     step_value(act, actor->reason);
     plan->operation = number_of(actor->operation);
+    if (actor->if_match != NULL)
+        step_value(plan_add(plan, "key_lock"), actor->object);
+    claim = plan_add(plan, actor->if_match != NULL ? "claim_matched" : "claim");
     step_value(claim, actor->user_id);
-    step_value(claim, actor->request_id);
+    step_value(claim, actor->claim_id);
     step_value(claim, actor->attempt);
     step_value(claim, plan->operation.text);
     step_value(claim, actor->fingerprint);
     step_value(claim, actor->object);
+    if (actor->if_match != NULL)
+        step_value(claim, actor->if_match);
+}
+
+void plan_lock_key(struct plan *plan, const struct store_actor *actor)
+{
+    if (actor->if_match == NULL)
+        step_value(plan_add(plan, "key_lock"), actor->object);
 }
 
 struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor)
@@ -274,7 +300,7 @@ struct postgres_step *plan_claimed(struct plan *plan, const char *statement, con
     struct postgres_step *step = plan_add(plan, statement);
 
     step_value(step, actor->user_id);
-    step_value(step, actor->request_id);
+    step_value(step, actor->claim_id);
     step_value(step, actor->attempt);
     return step;
 }
@@ -288,11 +314,11 @@ enum err plan_run(struct plan *plan, struct store *store, const struct store_act
     plan_add(plan, "settle");
     effect = plan_add(plan, "effect");
     step_value(effect, actor->user_id);
-    step_value(effect, actor->request_id);
+    step_value(effect, actor->claim_id);
     object = plan_add(plan, object_statement);
     step_value(object, is_creation ? actor->user_id : actor->object);
     if (is_creation)
-        step_value(object, actor->request_id);
+        step_value(object, actor->claim_id);
     return postgres_transaction(store->postgres, plan->steps, plan->count, fn, owner);
 }
 
@@ -301,7 +327,7 @@ enum err plan_run(struct plan *plan, struct store *store, const struct store_act
 enum err store_load_key(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
 {
     const struct postgres_step steps[] = {
-        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->request_id } },
+        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->claim_id } },
         { .statement = "key_get", .count = 1, .values = { actor->object } },
     };
 
@@ -326,9 +352,16 @@ enum err store_list_keys(struct store *store, const struct caller *caller, const
 {
     const struct number us = number_of(query->cursor_us), limit = number_of(query->limit + 1);
     const bool is_organization = strncmp(caller->user_id, "org:", 4) == 0;
-    struct postgres_step step = { .statement = "key_list_all", .count = 3, .values = { query->cursor, us.text, limit.text } };
+    struct postgres_step step = {
+        .statement = "key_list_all", .count = 7,
+        .values = { query->cursor, us.text, limit.text, text_or_null(query->name), text_or_null(query->state),
+                    text_or_null(query->user_id), text_or_null(query->to) },
+    };
 
-    if (keys_is_administrator(caller) && !keys_is_operator(caller)) {
+    if (keys_is_operator(caller) && query->tenant_id[0] != '\0') {
+        step.statement = "key_list_tenant";
+        step.values[step.count++] = query->tenant_id;
+    } else if (keys_is_administrator(caller) && !keys_is_operator(caller)) {
         step.statement = "key_list_tenant";
         step.values[step.count++] = caller->tenant_id;
     } else if (!keys_is_operator(caller)) {
@@ -349,7 +382,7 @@ enum err store_find_digest(struct store *store, const char *digest, postgres_fn 
 enum err store_load_server(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner)
 {
     const struct postgres_step steps[] = {
-        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->request_id } },
+        { .statement = "request_find", .count = 2, .values = { actor->user_id, actor->claim_id } },
         { .statement = "server_get", .count = 1, .values = { actor->object } },
     };
 
@@ -435,12 +468,6 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step_value(step, creation->permissions);
     step_value(step, creation->reference_id);
     return plan_run(&plan, store, actor, "key_created", fn, owner);
-}
-
-/* Waits for whoever changes the key, so that the statements behind it see what they left. */
-static void plan_lock_key(struct plan *plan, const struct store_actor *actor)
-{
-    step_value(plan_add(plan, "key_lock"), actor->object);
 }
 
 static void plan_reach(struct plan *plan, const struct store_actor *actor, const struct key_reach *reach)
@@ -586,8 +613,10 @@ void store_read_effect(PGresult *const *results, size_t count, const struct stor
     const bool is_ours = strcmp(postgres_text(effect, 0, 3), actor->attempt) == 0;
     const bool is_same = strcmp(postgres_text(effect, 0, 2), actor->fingerprint) == 0;
 
-    *ret_effect = (struct store_effect){ .sequence = (uint64_t)postgres_i64(effect, 0, 0),
-                                         .is_repeat = !is_ours && is_same, .is_foreign = !is_ours && !is_same };
+    const bool is_unmatched = actor->if_match != NULL && postgres_text(effect, 0, 3)[0] == '\0';
+
+    *ret_effect = (struct store_effect){ .sequence = (uint64_t)postgres_i64(effect, 0, 0), .is_repeat = !is_ours && is_same,
+                                         .is_foreign = !is_ours && !is_same && !is_unmatched, .is_unmatched = is_unmatched };
     snprintf(ret_effect->object, sizeof ret_effect->object, "%s", postgres_text(effect, 0, 4));
 }
 
@@ -607,6 +636,7 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
         .last_used_at = TEXT(last_used_at), .revoked_at = TEXT(revoked_at), .revoked_reason = TEXT(revoked_reason),
         .created_by = TEXT(created_by), .cursor = TEXT(cursor),
         .addresses = TEXT(addresses), .servers = TEXT(servers), .tools = TEXT(tools), .environment = TEXT(environment),
+        .etag = TEXT(etag),
         .has_rate = postgres_flag(rows, row, KEY_has_rate), .rate_max = postgres_i64(rows, row, KEY_rate_max),
         .rate_window_ms = postgres_i64(rows, row, KEY_rate_window),
         .facts = {

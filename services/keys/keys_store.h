@@ -35,6 +35,8 @@ struct store_actor {
     uint64_t operation;
     const char *user_id, *key_id, *tenant_id, *request_id, *address, *reason;
     const char *fingerprint;       /* of the whole request: the same id with another one is refused */
+    const char *claim_id;          /* which use of an id this is: the request id, or what Idempotency-Key says */
+    const char *if_match;          /* tags of the key, with commas between, one of which it must have; NULL: any */
     const char *attempt;           /* made anew for every attempt: tells the first effect from a repetition */
     const char *object;            /* id or slug */
 };
@@ -46,6 +48,7 @@ struct key_row {
         *created_by; /* RFC 3339 */
     const char *cursor;
     const char *addresses, *servers, *tools, *environment;     /* lists as JSON, "" for no limit */
+    const char *etag;              /* another one after every change that people see; without quotes */
     bool has_rate;
     int64_t rate_max, rate_window_ms;
     struct key_facts facts;
@@ -61,6 +64,7 @@ struct store_effect {
     uint64_t sequence;             /* the newest change number in it: its own, if it changed anything */
     bool is_repeat;                /* the request id had been used before, by the same request */
     bool is_foreign;               /* ... by another request: nothing was done */
+    bool is_unmatched;             /* the key has none of the tags: nothing was done */
     char object[129];              /* what the first call made */
 };
 struct store_request {             /* an earlier use of the request id */

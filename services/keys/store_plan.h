@@ -38,9 +38,12 @@ struct plan {
 
 struct postgres_step *plan_add(struct plan *plan, const char *statement);
 void step_value(struct postgres_step *step, const char *value);
+/* A change that is bound to tags locks the key before it claims the id; without one of them it claims nothing. */
 void plan_begin(struct plan *plan, const struct store_actor *actor);
 /* A statement whose first three parameters are the claim. */
 struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor);
+/* Waits for whoever changes the key, so that the statements behind it see what they left. */
+void plan_lock_key(struct plan *plan, const struct store_actor *actor);
 /* `object_statement` takes the object of the actor, or of a creation its claim, and reads it as it is then. */
 enum err plan_run(struct plan *plan, struct store *store, const struct store_actor *actor, const char *object_statement,
                   postgres_fn *fn, void *owner) MUST_CHECK;

@@ -80,3 +80,22 @@ def test_the_command_makes_a_configuration_for_clients_and_rotates(gateway):
     rotated = json.loads(gateway.cli("key", "rotate", key_id, "--overlap", "0", "--yes", "--json").stdout)
     assert gateway.check(rotated["key"], "?server=example").status_code == 200
     assert gateway.check(config["headers"]["x-api-key"], "?server=example").status_code == 401
+
+
+def test_a_create_repeated_under_one_idempotency_key_is_one_key(gateway):
+    headers = {"Idempotency-Key": "e2e-create-1"}
+    first, second = (gateway.call("POST", "/api/v1/keys", json={"name": "idem", "scopes": ["read"]}, headers=headers) for _ in range(2))
+    assert first.status_code == second.status_code == 201 and first.json()["id"] == second.json()["id"]
+    other = gateway.call("POST", "/api/v1/keys", json={"name": "other", "scopes": ["read"]}, headers=headers)
+    assert other.status_code == 422 and other.json()["code"] == "idempotency_key_reused"
+    assert gateway.call("POST", "/api/v1/keys", json={"scopes": ["read"]}, headers={"Idempotency-Key": "x" * 129}).status_code == 400
+
+
+def test_a_change_to_another_state_than_was_read_is_refused(gateway):
+    path = f"/api/v1/keys/{gateway.make_key(scopes=['read'])['id']}"
+    tag = gateway.call("GET", path).headers["ETag"]
+    changed = gateway.call("PATCH", path, json={"name": "first"}, headers={"If-Match": tag})
+    assert changed.status_code == 200 and changed.headers["ETag"] != tag
+    late = gateway.call("DELETE", path, headers={"If-Match": tag})
+    assert late.status_code == 412 and late.json()["code"] == "precondition_failed" and late.headers["Content-Type"] == "application/problem+json"
+    assert gateway.call("DELETE", path, headers={"If-Match": changed.headers["ETag"]}).status_code == 200

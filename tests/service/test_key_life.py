@@ -242,3 +242,54 @@ def test_an_expiry_is_told_once_for_each_step(instances, database):
     assert sorted(events()) == sorted([(near["id"], 1), (later["id"], 14), (far["id"], 7)]) and short["id"]
     kinds = database.sql("SELECT DISTINCT c.kind FROM mcpgw.change c JOIN mcpgw.outbox o USING (sequence) WHERE o.event = 'key.expiring'")
     assert kinds == [(8,)]
+
+
+# ---- Idempotency-Key, If-Match, lists
+
+def test_an_idempotency_key_is_one_request_of_one_user(api):
+    fields = {"body": {"scopes": ["read"], "name": "once"}, "idempotency_key": "order-1"}
+    first, second = api.ok("key_create", ALICE, status=201, **fields), api.ok("key_create", ALICE, status=201, **fields)
+    assert first["id"] == second["id"] and first["key"] != second["key"]
+    other = {**fields, "body": {"scopes": ["read"], "name": "twice"}}
+    api.refused(422, "idempotency_key_reused", "key_create", ALICE, **other)
+    api.refused(422, "idempotency_key_reused", "key_delete", ALICE, object=first["id"], idempotency_key="order-1")
+    assert api.ok("key_create", BOB, status=201, **other)["id"] != first["id"]
+    assert [item["name"] for item in api.ok("key_list", ALICE)["items"]] == ["once"]
+
+
+def test_a_change_bound_to_a_tag_is_made_to_that_state_only(api, database):
+    reply = api("key_create", body={"scopes": ["read"]})
+    made = reply.json
+    assert reply["etag"] == f'"{made["etag"]}"' and api("key_get", object=made["id"])["etag"] == reply["etag"]
+    changed = api("key_update", object=made["id"], body={"name": "a"}, if_match=f'W/"x", {reply["etag"]}')
+    assert changed["status"] == 200 and changed["etag"] != reply["etag"]
+    for operation, body in (("key_update", {"name": "b"}), ("key_delete", None), ("key_revoke", None), ("key_rotate", {"overlap": 0})):
+        for tags in (reply["etag"], f'W/{changed["etag"]}', '"nonsense"'):
+            api.refused(412, "precondition_failed", operation, object=made["id"], body=body, if_match=tags)
+    assert api("key_get", object=made["id"])["etag"] == changed["etag"]
+    for tags in ("x", '"a', '"a" b', 'w/"a"'):
+        api.refused(400, "if_match", "key_update", object=made["id"], body={"name": "b"}, if_match=tags)
+    api.refused(400, "if_match", "key_create", body={"scopes": ["read"]}, if_match='"a"')
+    api.refused(404, "not_found", "key_update", object="gone", body={"name": "b"}, if_match=changed["etag"])
+    database.sql("UPDATE apikey SET \"lastRequest\" = now(), \"requestCount\" = 7 WHERE id = %s", made["id"])
+    api.ok("key_update", object=made["id"], body={"tools": ["t"]}, if_match=changed["etag"])
+    api.refused(412, "precondition_failed", "key_delete", object=made["id"], if_match=changed["etag"])
+    api.ok("key_delete", object=made["id"], if_match="*")
+
+
+def test_a_list_is_narrowed_by_what_is_asked(api, database):
+    keys = {name: api.create(who, name=name, scopes=["read"], expiresIn=expiry)["id"] for name, who, expiry in (
+        ("ci-1", ALICE, 3600), ("ci-2", BOB, None), ("dev", ALICE, 86400 * 30))}
+    api.ok("key_disable", object=keys["ci-2"])
+    api.ok("key_revoke", object=keys["dev"])
+    names = lambda query, *who: [item["name"] for item in api.ok("key_list", *who, query=query)["items"]]    # noqa: E731
+    assert names("name=ci-") == ["ci-2", "ci-1"] and names("name=CI") == []
+    assert (names("state=active"), names("state=disabled"), names("state=revoked"), names("state=expired")) == (["ci-1"], ["ci-2"], ["dev"], [])
+    assert names("user=alice") == ["dev", "ci-1"] and names("user=alice&state=active&name=c") == ["ci-1"]
+    assert names("tenant=user:bob") == ["ci-2"] and names("tenant=user:bob", ALICE) == []
+    assert names("user=bob", ALICE) == [] and names("state=active", ALICE) == ["ci-1"]
+    assert names("expiresBefore=2100-01-01T00:00:00Z") == ["dev", "ci-1"] and names("expiresBefore=2020-01-01T00:00:00Z") == []
+    first = api.ok("key_list", query="user=alice&limit=1")
+    assert names(f"user=alice&limit=1&cursor={first['next']}") == ["ci-1"]
+    for query in ("state=dead", "name=", "user=", "expiresBefore=soon", "outcome=allowed", "state="):
+        api.refused(422, "unprocessable", "key_list", query=query)

@@ -201,7 +201,7 @@ def test_the_value_is_shown_once(api):
     assert got == made and value not in json.dumps(api.ok("key_list"))
     assert set(got) == {"id", "name", "start", "prefix", "userId", "tenantId", "scopes", "enabled", "revokedAt", "revokedReason",
                         "expiresAt", "createdAt", "updatedAt", "createdBy", "rateLimit", "metadata", "lastUsedAt",
-                        "allowedIps", "servers", "tools", "environment"}
+                        "allowedIps", "servers", "tools", "environment", "etag"}
 
 
 def test_a_key_stays_in_the_tenant_that_its_maker_acts_in(api, database):

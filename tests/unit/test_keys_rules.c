@@ -570,7 +570,7 @@ static void a_query_that_is_not_understood_is_refused(void **state)
         { "limit=%4", PAGE_OF_KEYS, "limit" }, { "limit=%zz", PAGE_OF_KEYS, "limit" }, { "limit=%00", PAGE_OF_KEYS, "limit" },
         { "limit=%a", PAGE_OF_KEYS, "limit" }, { "cursor=", PAGE_OF_KEYS, "cursor" }, { "cursor=12", PAGE_OF_KEYS, "cursor" },
         { "cursor=.a", PAGE_OF_KEYS, "cursor" }, { "cursor=1234567890123456789.a", PAGE_OF_KEYS, "cursor" }, { "cursor=1.", PAGE_OF_KEYS, "cursor" },
-        { "cursor=UPPER", PAGE_OF_SERVERS, "cursor" }, { "user=a", PAGE_OF_KEYS, "user" }, { "colour=red", PAGE_OF_AUDIT, "colour" },
+        { "cursor=UPPER", PAGE_OF_SERVERS, "cursor" }, { "user=a", PAGE_OF_SERVERS, "user" }, { "state=dead", PAGE_OF_KEYS, "state" }, { "colour=red", PAGE_OF_AUDIT, "colour" },
         { "from=yesterday", PAGE_OF_AUDIT, "from" }, { "to=2026-01-01T00:00:00Z;drop-table", PAGE_OF_AUDIT, "to" }, { "outcome=", PAGE_OF_AUDIT, "outcome" },
         { "outcome=12345678901234567", PAGE_OF_AUDIT, "outcome" }, { "key=", PAGE_OF_AUDIT, "key" }, { "=5", PAGE_OF_KEYS, "" },
         { "cursor=1.12345678901234567890123456789012345678901234567890123456789012345678901234567890"

@@ -85,7 +85,8 @@ static const struct { enum scope scope; const char *opens; } table[] = {
                    "GET /api/v1/audit,GET /api/v1/audit/events,GET /api/v1/usage,"
                    "POST /oauth/introspect," },
     { SCOPE_WRITE, "POST /api/v1/keys,POST /api/v1/keys/bulk,GET /api/v1/keys,POST /api/v1/keys/verify,GET /api/v1/keys/{id},PATCH /api/v1/keys/{id},"
-                   "DELETE /api/v1/keys/{id},POST /api/v1/keys/{id}/revoke,POST /api/v1/keys/{id}/enable,"
+                   "DELETE /api/v1/keys/{id},POST /api/v1/keys/{id}/revoke,POST /api/v1/keys/{id}/rotate,"
+                   "POST /api/v1/keys/{id}/enable,"
                    "POST /api/v1/keys/{id}/disable,GET /api/v1/servers,GET /api/v1/servers/{slug},GET /api/v1/tenants,"
                    "GET /api/v1/tenants/{id},GET /api/v1/users/{id},GET /api/v1/users/{id}/sessions,POST /api/v1/users/{id}/sign-out,"
                    "DELETE /api/v1/sessions/{id},GET /api/v1/context,"
