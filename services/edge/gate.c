@@ -84,22 +84,28 @@ static const char *host_of(const struct exchange *exchange)
     return http_head_find(head, HTTP_HOST)->value;
 }
 
-static enum err find_credential(const struct exchange *exchange, struct credential *ret_credential,
-                                const char **reterr_reason)
+static bool is_same_site(const struct exchange *exchange)
 {
     const struct edge_config *config = exchange->edge->config;
     const struct same_site site = { .allowed = config->allowed_origins, .public_url = config->common.public_url,
                                     .host = host_of(exchange), .is_safe_method = is_safe_request(exchange) };
+
+    return credentials_are_same_site(exchange->head, &site);
+}
+
+static enum err find_credential(const struct exchange *exchange, struct credential *ret_credential,
+                                const char **reterr_reason)
+{
     enum err err;
 
     *reterr_reason = "token_in_query";
     if (credentials_are_in_query(exchange->query))
         return ERR_MALFORMED;
-    err = credentials_find(exchange->head, config->session_cookie, ret_credential, reterr_reason);
+    err = credentials_find(exchange->head, exchange->edge->config->session_cookie, ret_credential, reterr_reason);
     if (err != ERR_OK || ret_credential->method != AUTH_SESSION)
         return err;
     *reterr_reason = "origin";
-    return credentials_are_same_site(exchange->head, &site) ? ERR_OK : ERR_DENIED;
+    return is_same_site(exchange) ? ERR_OK : ERR_DENIED;
 }
 
 /* The parts of a call that every request has. */
