@@ -79,12 +79,10 @@ static void put_list(struct packer *packer, const char *text, const struct limit
         const size_t length = strcspn(text, "\n");
         char line[REACH_TOOL_MAX + 1];
 
-        if (count == limits->count_max)
-            packer->err = ERR_TOO_LARGE;
-        else if (length >= sizeof line)
-            packer->err = ERR_MALFORMED;
-        if (packer->err != ERR_OK)
+        if (count == limits->count_max || length >= sizeof line) {
+            packer->err = count == limits->count_max ? ERR_TOO_LARGE : ERR_MALFORMED;
             return;
+        }
         memcpy(line, text, length);
         line[length] = '\0';
         if (limits->name_max == 0)
