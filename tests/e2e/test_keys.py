@@ -1,4 +1,7 @@
 """The life of a key over the HTTP API, and that every change is felt at once everywhere."""
+import base64
+import hashlib
+
 import pytest
 
 
@@ -115,3 +118,20 @@ def test_verify_tells_who_a_key_is(gateway):
     assert valid["isValid"] and valid["context"]["scopes"] == ["read"]
     gateway.call("POST", f"/api/v1/keys/{made['id']}/revoke")
     assert gateway.call("POST", "/api/v1/keys/verify", json={"key": made["key"]}).json()["isValid"] is False
+
+
+def test_no_event_holds_a_secret(gateway):
+    made = gateway.make_key(name="grepped", scopes=["read", "proxy"], metadata={"note": "needle-of-metadata"})
+    assert gateway.check(made["key"]).status_code == 200
+    assert gateway.check(made["key"] + "x").status_code == 401
+    gateway.call("POST", "/api/v1/keys/verify", json={"key": made["key"]})
+    gateway.call("GET", f"/auth/check?key={made['key']}", key=made["key"])
+    gateway.call("PATCH", f"/api/v1/keys/{made['id']}", json={"name": "other"})
+    assert gateway.call("POST", f"/api/v1/keys/{made['id']}/revoke").status_code == 200
+    gateway.wait_for_events(1, event="key.revoked", keyId=made["id"])
+    digest = base64.urlsafe_b64encode(hashlib.sha256(made["key"].encode()).digest()).decode().rstrip("=")
+    with gateway.database() as connection:
+        for needle in (made["key"], made["key"][4:], digest, "needle-of-metadata", gateway.admin_key):
+            for table in ("audit.event", "audit.usage", "audit.quarantine", "mcpgw.outbox"):
+                count = connection.execute(f"select count(*) from {table} t where t::text like %s", [f"%{needle}%"]).fetchone()[0]
+                assert count == 0, (table, needle)
