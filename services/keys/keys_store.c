@@ -78,7 +78,8 @@ static const struct postgres_statement statements[] = {
     { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
     { "key_find", KEY_SELECT("WHERE x.key = coalesce((SELECT f.current_digest FROM mcpgw.rotated f WHERE f.digest = $1 AND f.expires_at > now()), $1)"
                              " LIMIT 2", "") },
-    { "key_list_all", KEY_SELECT("WHERE ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) " KEY_FILTER NEWEST_FIRST("x")
+    { "key_list_all", KEY_SELECT("WHERE (x.\"createdAt\", x.id) < (CASE WHEN $1 = '' THEN 'infinity' ELSE " CURSOR_MOMENT("$2") " END, $1) "
+                                 KEY_FILTER NEWEST_FIRST("x")
                                  " LIMIT $3::int", NEWEST_FIRST("a")) },
     { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $8 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
                                  KEY_FILTER NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $9::boolean " NEWEST_FIRST("a")) },
