@@ -59,7 +59,7 @@ static void check_values(const struct http_raw *raw, const struct http_head *hea
     char address[PEERS_ADDRESS_SIZE], value[65], mapped[256];
     const char *reason;
 
-    if (credentials_find(head, &credential, &reason) == ERR_OK)
+    if (credentials_find(head, "better-auth.session_token", &credential, &reason) == ERR_OK)
         assert(credential.length > 0 && credential.length <= HTTP_LINE_MAX);
     peers_client(&peers, "10.0.0.1", forwarded != NULL ? forwarded->value : NULL, address);
     assert(strlen(address) < PEERS_ADDRESS_SIZE);
