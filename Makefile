@@ -2,7 +2,7 @@
 #
 # VARIANT chooses how the C code is built, each in its own folder:
 #   release (default), asan (ASan + UBSan), tsan, cov (asan, and gcov), next (one MESSAGES_VERSION higher, for the upgrade test),
-#   sabotage (protections of the trail that a test or benchmark can take away)
+#   sabotage (protections of trail and verdicts that a test or benchmark can take away)
 
 VARIANT ?= release
 B       := build/$(VARIANT)
@@ -120,7 +120,7 @@ builds:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage build/sabotage/bin/mcpgw-audit
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage build/sabotage/bin/mcpgw-audit build/sabotage/bin/mcpgw-authz
 test:
 	@$(INSTALL) build run test lint
 	@$(MAKE) --no-print-directory -s builds
@@ -138,7 +138,7 @@ e2e:
 	@$(MAKE) --no-print-directory -s builds
 	@tests/run e2e
 
-# MINUTES=60 make chaos looks longer
+# MINUTES=60 REVOCATIONS=1000 make chaos looks longer
 chaos:
 	@$(INSTALL) build run test
 	@$(MAKE) --no-print-directory -s builds

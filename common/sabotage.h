@@ -1,6 +1,8 @@
 /*
  * sabotage.h - protections that a test or a benchmark takes away, to see what they do.  Only `make VARIANT=sabotage` has this;
- * the environment's SABOTAGE names one: transaction, fencing or ack (audit), trail (edge: nothing is recorded at all).
+ * the environment's SABOTAGE names one: transaction, fencing or ack (audit), trail (edge: nothing is recorded at all),
+ * lease (authz: as if heartbeats that tell the change number renewed it, without a read of its own), entry_sequence (authz:
+ * what lies in Redis is believed whatever has changed since).
  */
 #ifndef COMMON_SABOTAGE_H
 #define COMMON_SABOTAGE_H

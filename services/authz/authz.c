@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/metrics.h"
+#include "common/sabotage.h"
 #include "services/authz/authz_inquiries.h"
 #include "services/authz/authz_lookups.h"
 #include "services/authz/authz_store.h"
@@ -142,7 +143,9 @@ static void on_lease_timer(void *self)
 {
     struct authz *authz = self;
 
-    if (!authz->reading)
+    if (authz->ready && lacks("lease"))
+        lease_renew(&authz->lease, clock_boottime_us(), clock_boottime_us());
+    else if (!authz->reading)
         read_changes(authz);
 }
 

@@ -24,7 +24,7 @@ import uuid
 
 import pytest
 
-from e2e_gateway import Gateway, make_home, wait_until
+from e2e_gateway import Gateway, make_home, two_ports, wait_until
 
 SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES") or 0.75)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -243,17 +243,6 @@ def chaotic():
         if home is None:
             instance.run("reset", check=False)
             shutil.rmtree(instance.home, ignore_errors=True)
-
-
-def two_ports():
-    """The first of two free neighbours."""
-    while True:
-        port = random.SystemRandom().randrange(20000, 30000)
-        try:
-            with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
-                return port
-        except OSError:
-            continue
 
 
 def trail_of(gateway, request_ids):
