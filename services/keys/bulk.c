@@ -107,6 +107,7 @@ enum err begin_key_bulk(struct pending *p, const json_t *body, const struct view
     } else if (!keys_is_operator(&caller)) {
         reach.is_organization = strncmp(p->user_id, "org:", 4) == 0;
         reach.reference_id = reach.is_organization ? p->user_id + 4 : p->user_id;
+        reach.tenant_id = caller.is_key ? p->tenant_id : NULL;    /* as keys_may_see */
     }
     if (fields->has_ids) {
         array = array_of(json_object_get(json_object_get(body, "filter"), "ids"));

@@ -45,12 +45,18 @@ static void on_rotation_loaded(void *owner, enum postgres_outcome outcome, PGres
     const struct caller caller = caller_of(p);
     char digest_text[DIGEST_TEXT_SIZE], stored[SHAPE_STORED_MAX], start[APIKEY_START + 1];
     uint8_t digest[DIGEST_SIZE];
+    struct problem problem;
     struct key_row key;
 
     if (ended_by_store(p, outcome, results, count))
         return;
     if (!store_read_key(results[1], 0, &key) || !keys_may_see(&caller, &key.facts)) {
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+        return;
+    }
+    if (keys_decide_rotation(&caller, keys_permission_scopes(key.permissions, p->keys->config->permission_resource), &problem)
+        != ERR_OK) {
+        answer_problem(p, &problem);
         return;
     }
     apikey_make(&p->made);

@@ -117,7 +117,7 @@ enum err refuse_missing(struct problem *problem)
 struct caller caller_of(const struct pending *p)
 {
     return (struct caller){ .user_id = p->user_id, .tenant_id = p->tenant_id, .scopes = p->scopes,
-                            .authority = p->authority };
+                            .authority = p->authority, .is_key = p->key_id[0] != '\0' };
 }
 
 /* ---- acknowledged changes ---------------------------------------------------------------------- */

@@ -104,6 +104,8 @@ bool keys_may_see(const struct caller *caller, const struct key_facts *key)
         return true;
     if (keys_is_administrator(caller) && keys_tenant(key, tenant) == ERR_OK && strcmp(tenant, caller->tenant_id) == 0)
         return true;
+    if (caller->is_key && (keys_tenant(key, tenant) != ERR_OK || strcmp(tenant, caller->tenant_id) != 0))
+        return false;
     if (!key->is_organization)
         return strcmp(id, key->reference_id) == 0;
     return strncmp(id, "org:", 4) == 0 && strcmp(id + 4, key->reference_id) == 0;
@@ -129,6 +131,13 @@ enum err keys_decide_fields(const struct caller *caller, const struct key_fields
         return problem_set(reterr, ERR_DENIED, NULL, "scopes",
                            "a key cannot be given a scope that its creator does not hold");
     return ERR_OK;
+}
+
+enum err keys_decide_rotation(const struct caller *caller, uint64_t scopes, struct problem *reterr)
+{
+    if (keys_is_operator(caller) || scopes_cover(caller->scopes, scopes))
+        return ERR_OK;
+    return problem_set(reterr, ERR_DENIED, NULL, "", "the key holds a scope that you do not hold: its new value would give it to you");
 }
 
 enum err keys_tenant(const struct key_facts *key, char ret_tenant[81])

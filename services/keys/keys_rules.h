@@ -40,6 +40,7 @@ struct caller {
     const char *user_id, *tenant_id;
     uint64_t scopes;
     enum authority authority;    /* keys_authority() */
+    bool is_key;                 /* an API key: others may have made it in its owner's name */
 };
 
 /* What the database knows of the caller in their tenant. */
@@ -103,13 +104,18 @@ enum authority keys_authority(const struct caller *caller, const struct standing
                               const char *admin_roles, bool *ret_is_wanted);
 /* ERR_DENIED: the scope (write for changes, else read) or the authority of the operation's row is missing. */
 enum err keys_decide_operation(const struct caller *caller, uint64_t operation, struct problem *reterr) MUST_CHECK;
-/* A caller sees their own keys (an organization's key speaks as "org:<id>"), an administrator the tenant's, an operator all. */
+/*
+ * A caller sees their own keys (an organization's key speaks as "org:<id>"), an administrator the tenant's, an operator all.
+ * A key sees none of another tenant: the administrators of its own may have made it in its owner's name.
+ */
 bool keys_may_see(const struct caller *caller, const struct key_facts *key);
 /* Servers of no tenant are everybody's to see. */
 bool keys_may_see_server(const struct caller *caller, const char *tenant_id);
 /* ERR_DENIED: a scope the caller does not hold, or a field that only administrators or operators may set. */
 enum err keys_decide_fields(const struct caller *caller, const struct key_fields *fields,
                             struct problem *reterr) MUST_CHECK;
+/* Rotating shows the key's new value.  ERR_DENIED: it holds a scope that the caller does not. */
+enum err keys_decide_rotation(const struct caller *caller, uint64_t scopes, struct problem *reterr) MUST_CHECK;
 /*
  * The tenant that the key of a create gets in our side table; "": none, because its owner says enough.  `owner` describes
  * the owner, with no tenant of its own.  What a caller makes for themselves stays in the tenant they act in.

@@ -82,7 +82,8 @@ static const struct postgres_statement statements[] = {
                                  KEY_FILTER NEWEST_FIRST("x")
                                  " LIMIT $3::int", NEWEST_FIRST("a")) },
     { "key_list_own", KEY_SELECT("WHERE x.\"referenceId\" = $8 AND ($1 = '' OR (x.\"createdAt\", x.id) < (" CURSOR_MOMENT("$2") ", $1)) "
-                                 KEY_FILTER NEWEST_FIRST("x") " LIMIT $3::int", "WHERE c.is_organization = $9::boolean " NEWEST_FIRST("a")) },
+                                 KEY_FILTER, "WHERE c.is_organization = $9::boolean AND ($10::text IS NULL OR c.tenant_id = $10) "
+                                 NEWEST_FIRST("a") " LIMIT $3::int") },
     /* By each way a key comes to a tenant; what the rows themselves say decides. */
     { "key_list_tenant", KEY_SELECT("JOIN (SELECT y.id FROM mcpgw.apikey y WHERE y.\"referenceId\" = $8"
                                     " UNION SELECT y.id FROM mcpgw.apikey y WHERE 'user:' || y.\"referenceId\" = $8 AND y.\"referenceId\" = substr($8, 6)"
@@ -369,6 +370,7 @@ enum err store_list_keys(struct store *store, const struct caller *caller, const
         step.statement = "key_list_own";
         step.values[step.count++] = is_organization ? caller->user_id + 4 : caller->user_id;
         step.values[step.count++] = flag(is_organization);
+        step.values[step.count++] = caller->is_key ? caller->tenant_id : NULL;
     }
     return postgres_call(store->postgres, &step, fn, owner);
 }

@@ -2,16 +2,16 @@
 
 #include <string.h>
 
-/* Operators see all, administrators their tenant, everybody what they did themselves. */
+/* Operators see all, administrators their tenant, everybody what they did themselves (with a key: in the key's tenant). */
 static void restrict_to_reach(struct pending *p)
 {
     const struct caller caller = caller_of(p);
 
     if (keys_is_operator(&caller))
         return;
-    if (keys_is_administrator(&caller))
+    if (keys_is_administrator(&caller) || caller.is_key)
         memcpy(p->in.page.tenant_id, p->tenant_id, sizeof p->in.page.tenant_id);
-    else
+    if (!keys_is_administrator(&caller))
         memcpy(p->in.page.user_id, p->user_id, sizeof p->in.page.user_id);
 }
 

@@ -2,7 +2,8 @@
  * users.c - who is in a tenant, their suspension and their sessions.
  *
  * A user and their sessions are no tenant's own: suspending reaches every tenant of that user.  So a tenant's
- * administrator does it only to users who are in that tenant alone; others are for an operator.
+ * administrator does it only to users who are in that tenant alone, and to no operator; others are for an operator.  An
+ * administrator can make a key in the name of any member, so a key that acts in a tenant is not the user themselves.
  */
 #include "services/keys/users.h"
 
@@ -36,6 +37,21 @@ static json_t *json_of_session(const struct session_row *session)
 
 /* ---- one user ---------------------------------------------------------------------------------- */
 
+static bool is_operators(const struct pending *p, const struct user_row *user)
+{
+    char tenant[81];
+    const int length = snprintf(tenant, sizeof tenant, "user:%.70s", user->id);
+
+    return keys_list_has(p->keys->config->operator_tenants, tenant, (size_t)length);
+}
+
+/* Does the caller act as the user, whoever made the credential? */
+static bool is_themselves(const struct pending *p, const struct user_row *user)
+{
+    return strcmp(user->id, p->user_id) == 0
+           && (p->key_id[0] == '\0' || (strncmp(p->tenant_id, "user:", 5) == 0 && strcmp(p->tenant_id + 5, user->id) == 0));
+}
+
 /* Without a row the user does not exist, for this caller. */
 static enum err decide_user(const struct pending *p, const struct user_row *user, struct problem *problem)
 {
@@ -48,9 +64,11 @@ static enum err decide_user(const struct pending *p, const struct user_row *user
         return ERR_OK;
     if (p->operation == OPERATION_user_suspend && is_oneself)
         return problem_set(problem, ERR_CONFLICT, "oneself", "", "nobody suspends themselves");
-    if (!keys_is_operator(&caller) && !is_oneself && !user->is_only_there)
+    if (keys_is_operator(&caller) || is_themselves(p, user))
+        return ERR_OK;
+    if (!user->is_only_there || is_operators(p, user))
         return problem_set(problem, ERR_DENIED, "shared_user", "",
-                           "this user belongs to other organizations too: only an operator may do this");
+                           "this user belongs to other organizations too, or is an operator: only an operator may do this");
     return ERR_OK;
 }
 

@@ -10,7 +10,7 @@ HOT = {
     "FROM mcpgw.apikey x WHERE x.id = $1": (["k1"], "apikey_pkey"),
     "FROM mcpgw.apikey x WHERE x.key = coalesce(": (["d1"], "apikey_key_idx"),
     "FROM mcpgw.apikey x WHERE (x.": (["", "0", "50", None, None, None, None], "mcpgw_apikey_createdAt_idx"),
-    'FROM mcpgw.apikey x WHERE x."referenceId" = $8': (["", "0", "50", None, None, None, None, "user7", "false"], "apikey_referenceId_idx"),
+    'FROM mcpgw.apikey x WHERE x."referenceId" = $8': (["", "0", "50", None, None, None, None, "user7", "false", None], "apikey_referenceId_idx"),
     "FROM mcpgw.request WHERE user_id = $1": (["u", "r"], "request_pkey"),
 }
 

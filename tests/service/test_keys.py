@@ -683,8 +683,9 @@ def test_the_trail_is_read_through_its_view(api, database):
     assert seen == [7, 6, 5, 4, 3, 2, 1]
     assert [e["seq"] for e in api.ok("audit_list", query="key=k1")["items"]] == [7, 2, 1]
     assert [e["seq"] for e in api.ok("audit_list", query="user=bob&outcome=refused")["items"]] == [5]
-    assert [e["seq"] for e in api.ok("audit_list", ALICE)["items"]] == [7, 2, 1]              # their own
-    assert [e["seq"] for e in api.ok("audit_list", ALICE, query="user=bob")["items"]] == [7, 2, 1]
+    assert [e["seq"] for e in api.ok("audit_list", {**ALICE, "key_id": ""})["items"]] == [7, 2, 1]              # their own
+    assert api.ok("audit_list", ALICE)["items"] == []                                          # a key's tenant saw none of it
+    assert [e["seq"] for e in api.ok("audit_list", {**ALICE, "key_id": ""}, query="user=bob")["items"]] == [7, 2, 1]
     moment = everything["items"][3]["time"]
     assert [e["seq"] for e in api.ok("audit_list", query=f"from={moment}")["items"]] == [7, 6, 5, 4]
     assert [e["seq"] for e in api.ok("audit_list", query=f"to={moment}")["items"]] == [3, 2, 1]
@@ -712,7 +713,9 @@ def test_usage_and_counters_are_told_by_what_is_asked(api, database):
     assert [(i["server"], i["requests"]) for i in api.ok("usage", query="by=server")["items"]] == [(None, 12), ("s1", 10)]
     assert [(i["user"], i["requests"]) for i in api.ok("usage", query="by=user&from=2020-01-01T00:00:00Z")["items"]] == [("bob", 107), ("alice", 15)]
     assert [i["requests"] for i in api.ok("usage", query="by=hour&key=k2")["items"]] == [7]
-    assert [i["key"] for i in api.ok("usage", ALICE)["items"]] == [made["id"]]
+    assert [i["key"] for i in api.ok("usage", {**ALICE, "key_id": ""})["items"]] == [made["id"]]
+    assert api.ok("usage", ALICE)["items"] == []    # a key shows what was done in its tenant
+    assert [i["key"] for i in api.ok("usage", {**ALICE, "tenant_id": "t1"})["items"]] == [made["id"]]
     for wrong in ("by=colour", "by=", "cursor=1.x", "outcome=allowed"):
         api.refused(422, "unprocessable", "usage", query=wrong)
     stats = api.ok("stats")

@@ -181,7 +181,7 @@ def on_usage(world, operation, actor, call):
 
 def on_trail(world, operation, actor, call):
     user, tenant, _, rank = ACTORS[actor]
-    for whom, place in (("max", "acme"), ("gil", "globex"), (user, "elsewhere")):
+    for whom, place in (("max", "acme"), ("gil", "globex"), (user, tenant)):
         world.db.sql("INSERT INTO audit.batch SELECT gen_random_uuid(), 1, 1, 1, 1, t, t, ARRAY[t], %s, %s, %s, %s, ARRAY[%s], ARRAY[%s],"
                      " %s, %s, %s, %s, %s, %s, %s, '{200}', '{1}', '{1}', '{1}', %s, '{k}', ARRAY[%s] FROM (SELECT now() AS t) x",
                      *["{x}"] * 4, whom, place, *["{x}"] * 7, [None], whom)
@@ -243,3 +243,39 @@ def test_a_role_counts_from_the_moment_it_is_given_or_taken(world):
     world.api.ok("key_get", dan, object=key)
     world.db.sql("UPDATE member SET role = 'member' WHERE id = 'dan'")
     world.api.refused(404, "not_found", "key_get", dan, object=key)
+
+
+def act(user, tenant, scopes, key="k"):
+    return {"user_id": user, "tenant_id": tenant, "scopes": scopes, "key_id": key}
+
+
+def test_a_key_that_an_administrator_made_for_a_member_opens_nothing_of_the_member_elsewhere(world):
+    world.db.sql("INSERT INTO member VALUES ('max2', 'globex', 'max', 'member', now())")
+    elsewhere = world.key("max")
+    world.db.sql("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'globex')", elsewhere)
+    here = world.api.create(act("olga", "acme", ADMIN), userId="max", scopes=["write"])
+    made = act("max", "acme", WRITE, here["id"])
+    for operation in ("key_rotate", "key_get", "key_revoke", "key_delete", "key_update"):
+        world.api.refused(404, "not_found", operation, made, object=elsewhere, body={} if operation == "key_update" else None)
+    assert [item["id"] for item in world.api.ok("key_list", made)["items"]] == [here["id"]]
+    assert world.api.ok("key_bulk", made, {"action": "delete", "filter": {"ids": [elsewhere, here["id"]]}, "dryRun": True})["ids"] == [here["id"]]
+    world.api.refused(403, "shared_user", "user_sign_out", made, object="max")
+    world.api.refused(403, "shared_user", "session_list", made, object="max")
+    themselves = act("max", "acme", WRITE, "")    # with a session
+    assert {item["id"] for item in world.api.ok("key_list", themselves)["items"]} == {here["id"], elsewhere}
+    world.api.ok("key_rotate", themselves, object=elsewhere)
+    world.api.ok("user_sign_out", themselves, object="max")
+
+
+def test_rotating_a_key_gives_nobody_a_scope_they_lack(world):
+    strong = world.api.create(act("al", "user:al", ADMIN), scopes=["admin"])
+    weak = act("al", "user:al", WRITE)
+    assert "scope" in world.api.refused(403, "forbidden", "key_rotate", weak, object=strong["id"])["detail"]
+    assert world.api.ok("key_verify", weak, {"key": strong["key"]})["isValid"]
+    world.api.ok("key_rotate", act("al", "user:al", ADMIN), object=strong["id"])
+
+
+def test_a_tenants_administrator_suspends_no_operator(world):
+    world.db.sql("INSERT INTO member VALUES ('a', 'acme', 'admin', 'member', now())")
+    for operation in ("user_suspend", "user_sign_out", "session_list"):
+        world.api.refused(403, "shared_user", operation, act("olga", "acme", ADMIN), object="admin")

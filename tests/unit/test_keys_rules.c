@@ -258,9 +258,9 @@ static void a_verify_takes_one_key(void **state)
 
 /* ---- who may ----------------------------------------------------------------------------------- */
 
-static const struct caller admin = { "boss", "user:boss", SCOPE_ALL, AUTHORITY_OPERATOR };
-static const struct caller alice = { "alice", "user:alice", SCOPE_BIT(WRITE) | SCOPE_BIT(READ), AUTHORITY_OWN };
-static const struct caller reader = { "alice", "user:alice", SCOPE_BIT(READ), AUTHORITY_OWN };
+static const struct caller admin = { "boss", "user:boss", SCOPE_ALL, AUTHORITY_OPERATOR, false };
+static const struct caller alice = { "alice", "user:alice", SCOPE_BIT(WRITE) | SCOPE_BIT(READ), AUTHORITY_OWN, false };
+static const struct caller reader = { "alice", "user:alice", SCOPE_BIT(READ), AUTHORITY_OWN, false };
 
 static struct key_facts key_of(const char *reference)
 {
@@ -269,7 +269,7 @@ static struct key_facts key_of(const char *reference)
 
 static void calls_need_a_scope(void **state)
 {
-    const struct caller nobody = { "x", "user:x", SCOPE_BIT(PROXY), AUTHORITY_OWN };
+    const struct caller nobody = { "x", "user:x", SCOPE_BIT(PROXY), AUTHORITY_OWN, false };
 
     (void)state;
     is_refused(keys_decide_operation(&nobody, OPERATION_key_get, &problem), ERR_DENIED, "");
@@ -279,9 +279,38 @@ static void calls_need_a_scope(void **state)
     assert_int_equal(keys_decide_operation(&admin, OPERATION_server_create, &problem), ERR_OK);
 }
 
+static void a_key_sees_no_keys_of_its_owner_in_other_tenants(void **state)
+{
+    const struct caller made_by_acme = { "alice", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN, true };
+    const struct caller alice_in_acme = { "alice", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN, false };
+    struct key_facts key = key_of("alice");
+
+    (void)state;
+    assert_false(keys_may_see(&made_by_acme, &key));
+    key.side_tenant_id = "globex";
+    assert_false(keys_may_see(&made_by_acme, &key));
+    assert_true(keys_may_see(&alice_in_acme, &key));
+    key.side_tenant_id = "acme";
+    assert_true(keys_may_see(&made_by_acme, &key));
+    key.side_tenant_id = "";
+    key.organization_count = 2;
+    assert_false(keys_may_see(&made_by_acme, &key));
+    assert_true(keys_may_see(&alice_in_acme, &key));
+}
+
+static void rotating_gives_nobody_a_scope_they_lack(void **state)
+{
+    (void)state;
+    is_refused(keys_decide_rotation(&alice, SCOPE_BIT(ADMIN), &problem), ERR_DENIED, "");
+    is_refused(keys_decide_rotation(&alice, SCOPE_BIT(READ) | SCOPE_BIT(PROXY), &problem), ERR_DENIED, "");
+    assert_int_equal(keys_decide_rotation(&alice, SCOPE_BIT(READ), &problem), ERR_OK);
+    assert_int_equal(keys_decide_rotation(&alice, 0, &problem), ERR_OK);
+    assert_int_equal(keys_decide_rotation(&admin, SCOPE_ALL, &problem), ERR_OK);
+}
+
 static void a_key_is_seen_by_its_owner_and_administrators(void **state)
 {
-    const struct caller organization = { "org:acme", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN };
+    const struct caller organization = { "org:acme", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN, false };
     struct key_facts key = key_of("bob");
 
     (void)state;
@@ -302,7 +331,7 @@ static void a_key_is_seen_by_its_owner_and_administrators(void **state)
 
 static enum authority authority_of(const char *user, const char *tenant, uint64_t scopes, const struct standing *standing)
 {
-    const struct caller caller = { user, tenant, scopes, AUTHORITY_OWN };
+    const struct caller caller = { user, tenant, scopes, AUTHORITY_OWN, false };
     bool is_wanted;
     enum authority authority = keys_authority(&caller, standing, "user:admin, ops", "owner,admin", &is_wanted);
 
@@ -336,7 +365,7 @@ static void scope_admin_reaches_as_far_as_tenant_and_role_say(void **state)
 
 static void a_tenants_administrator_stays_within_the_tenant(void **state)
 {
-    const struct caller owner = { "olga", "acme", SCOPE_ALL, AUTHORITY_TENANT };
+    const struct caller owner = { "olga", "acme", SCOPE_ALL, AUTHORITY_TENANT, false };
     struct key_facts key = key_of("bob");
     struct key_fields fields = { .has_user = true };
     char tenant[81];
@@ -411,7 +440,7 @@ static void a_tenant_is_what_the_owner_belongs_to(void **state)
 
 static void a_new_key_gets_the_tenant_its_maker_may_choose(void **state)
 {
-    const struct caller alice_of_acme = { "alice", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN };
+    const struct caller alice_of_acme = { "alice", "acme", SCOPE_BIT(WRITE), AUTHORITY_OWN, false };
     struct key_facts owner = key_of("alice");
     struct key_fields fields = { .has_tenant = false };
     char tenant[81];
@@ -625,6 +654,8 @@ int main(void)
         cmocka_unit_test(a_reason_is_a_short_text),
         cmocka_unit_test(a_verify_takes_one_key),
         cmocka_unit_test(calls_need_a_scope),
+        cmocka_unit_test(a_key_sees_no_keys_of_its_owner_in_other_tenants),
+        cmocka_unit_test(rotating_gives_nobody_a_scope_they_lack),
         cmocka_unit_test(a_key_is_seen_by_its_owner_and_administrators),
         cmocka_unit_test(scope_admin_reaches_as_far_as_tenant_and_role_say),
         cmocka_unit_test(a_tenants_administrator_stays_within_the_tenant),
