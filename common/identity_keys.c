@@ -29,6 +29,7 @@
 
 struct key {
     struct identity_key_info info;
+    struct timespec written_at;    /* of two made within a second the later one is the newer */
     EVP_PKEY *pkey;
 };
 
@@ -144,9 +145,9 @@ static void name_of(const struct identity_key_info *info, char name[NAME_SIZE])
     snprintf(name, NAME_SIZE, "%" PRIu64 "-%s-%s.pem", info->made_s, identity_algorithm_text(info->algorithm), info->kid);
 }
 
-static enum err read_key(const char *path, const struct identity_key_info *info, EVP_PKEY **ret_pkey, char *reterr,
-                         size_t reterr_size)
+static enum err read_key(const char *path, struct key *key, char *reterr, size_t reterr_size)
 {
+    const struct identity_key_info *info = &key->info;
     OWNED(stream_destroy) FILE *file = fopen(path, "re");
     OWNED(pkey_destroy) EVP_PKEY *pkey = NULL;
     struct members members;
@@ -171,7 +172,8 @@ static enum err read_key(const char *path, const struct identity_key_info *info,
         snprintf(reterr, reterr_size, "identity_keys: %s holds another key than its name says: remove it", path);
         return ERR_MALFORMED;
     }
-    *ret_pkey = pkey;
+    key->written_at = status.st_mtim;
+    key->pkey = pkey;
     pkey = NULL;
     return ERR_OK;
 }
@@ -182,6 +184,10 @@ static int compare_keys(const void *a, const void *b)
 
     if (left->info.made_s != right->info.made_s)
         return left->info.made_s < right->info.made_s ? -1 : 1;
+    if (left->written_at.tv_sec != right->written_at.tv_sec)
+        return left->written_at.tv_sec < right->written_at.tv_sec ? -1 : 1;
+    if (left->written_at.tv_nsec != right->written_at.tv_nsec)
+        return left->written_at.tv_nsec < right->written_at.tv_nsec ? -1 : 1;
     return strcmp(left->info.kid, right->info.kid);
 }
 
@@ -206,7 +212,7 @@ static enum err read_directory(const char *directory, struct identity_keys *keys
         }
         snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
         keys->keys[keys->count].info = info;
-        err = read_key(path, &info, &keys->keys[keys->count].pkey, reterr, reterr_size);
+        err = read_key(path, &keys->keys[keys->count], reterr, reterr_size);
         keys->count += err == ERR_OK;
     }
     return err;

@@ -763,6 +763,18 @@ enum jose_reason token_judge(const struct token_question *question, struct token
 
 /* ---- answers of introspection endpoints -------------------------------------------------------------- */
 
+/* The endpoint knows refresh tokens too (RFC 7662 2.1).  DPoP is told apart later; access_token is what some servers write. */
+static bool is_access_token(const struct judging *judging)
+{
+    static const char *const types[] = { "Bearer", "access_token", "DPoP" };
+    const json_t *type = json_object_get(judging->claims, "token_type");
+
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (json_is_string(type) && strcasecmp(json_string_value(type), types[i]) == 0)
+            return find_foreign_mark(judging) == NULL;
+    return type == NULL && find_foreign_mark(judging) == NULL;
+}
+
 /* RFC 7662 2.2: active must be the value true; an issuer it names must be this one. */
 static enum jose_reason check_answer(struct judging *judging)
 {
@@ -770,6 +782,8 @@ static enum jose_reason check_answer(struct judging *judging)
 
     if (!json_is_true(json_object_get(judging->claims, "active")))
         return JOSE_INACTIVE;
+    if (!is_access_token(judging))
+        return JOSE_NOT_ACCESS;
     return iss == NULL || issuer_has_iss(judging->context.issuer, iss, text_claim(judging, "tid")) ? JOSE_FINE : JOSE_ISSUER_UNKNOWN;
 }
 

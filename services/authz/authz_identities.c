@@ -17,7 +17,7 @@ struct identities {
 };
 
 enum principal_column {
-    P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED
+    P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED, P_MEMBER
 };
 enum session_column { S_SESSION_ID, S_USER_ID, S_EXPIRES_US, S_ORGANIZATION_ID };
 enum opaque_column { O_CLIENT_ID, O_USER_ID, O_SESSION_ID, O_SCOPES, O_AUDIENCES, O_EXPIRES_US, O_ENDED };
@@ -31,9 +31,10 @@ static const struct postgres_statement statements[] = {
     { "principal",
       "SELECT q.value, p.user_id IS NOT NULL, coalesce(p.banned, false), coalesce(p.second_factor, false),"
       " coalesce(p.organization_count, 0), p.organization_id, left(p.roles, 255),"
-      " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false)"
+      " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member"
       " FROM mcpgw.change_sequence q LEFT JOIN mcpgw.find_principal($1) p ON true"
-      " LEFT JOIN mcpgw.tenant_state t ON t.id = coalesce(nullif($3, ''), p.organization_id, 'user:' || $1)" },
+      " CROSS JOIN LATERAL (SELECT $4 <> '' AND mcpgw.is_member($1, $4) AS is_member) m"
+      " LEFT JOIN mcpgw.tenant_state t ON t.id = coalesce(nullif($3, ''), CASE WHEN m.is_member THEN $4 END, p.organization_id, 'user:' || $1)" },
     { "session",
       "SELECT s.session_id, s.user_id, " MICROSECONDS("s.expires_at") ", s.organization_id FROM mcpgw.find_session($1) s" },
     { "opaque",
@@ -111,6 +112,7 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
     principal.second_factor = postgres_flag(r, 0, P_SECOND_FACTOR);
     principal.session_lives = postgres_flag(r, 0, P_LIVES);
     principal.tenant_suspended = postgres_flag(r, 0, P_SUSPENDED);
+    principal.is_member = postgres_flag(r, 0, P_MEMBER);
     principal.organization_count = (uint64_t)postgres_i64(r, 0, P_COUNT);
     snprintf(principal.roles, sizeof principal.roles, "%s", postgres_text(r, 0, P_ROLES));
     /* An id that no message carries is nobody's tenant: as if there were several and none chosen. */
@@ -119,10 +121,12 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
     call->on_principal(call->owner, ERR_OK, &principal);
 }
 
-enum err identities_find_principal(struct identities *identities, struct identity_call *call, const char *user_id,
-                                   const char *session_id, const char *tenant_id)
+enum err identities_find_principal(struct identities *identities, struct identity_call *call, const struct principal_question *question)
 {
-    struct postgres_step step = { .statement = "principal", .count = 3, .values = { user_id, session_id, tenant_id } };
+    struct postgres_step step = {
+        .statement = "principal", .count = 4,
+        .values = { question->user_id, question->session_id, question->tenant_id, question->organization_id },
+    };
 
     return postgres_call(identities->postgres, &step, on_principal, call);
 }

@@ -46,9 +46,14 @@ struct identity_call {
     opaque_fn *on_opaque;
 };
 
-/* Of a user; session_id and tenant_id "": none is asked about. */
-enum err identities_find_principal(struct identities *identities, struct identity_call *call, const char *user_id,
-                                   const char *session_id, const char *tenant_id) MUST_CHECK;
+/* Of a user; the others "": none is asked about.  At most one of tenant_id and organization_id is given. */
+struct principal_question {
+    const char *user_id, *session_id;
+    const char *tenant_id;                   /* that the token's issuer vouches for */
+    const char *organization_id;             /* that a session names: whether the user is its member is answered */
+};
+enum err identities_find_principal(struct identities *identities, struct identity_call *call,
+                                   const struct principal_question *question) MUST_CHECK;
 enum err identities_find_session(struct identities *identities, struct identity_call *call, const char *token) MUST_CHECK;
 enum err identities_find_opaque(struct identities *identities, struct identity_call *call, const char *digest_text,
                                 const char *token) MUST_CHECK;

@@ -261,10 +261,15 @@ static void ask_principal(struct inquiry *inquiry)
     struct inquiries *all = inquiry->all;
     const struct token_context *context = &inquiry->facts.context;
     bool is_local = context->issuer == NULL || context->issuer->local_users;
-    const char *session = is_local && all->redis == NULL ? context->session_id : "";
+    const struct principal_question question = {
+        .user_id = context->user_id,
+        .session_id = is_local && all->redis == NULL && token_has_own_session(context) ? context->session_id : "",
+        .tenant_id = context->issuer != NULL ? context->tenant_id : "",
+        .organization_id = context->issuer == NULL ? context->tenant_id : "",
+    };
 
     inquiry->asked_us = clock_boottime_us();
-    if (identities_find_principal(all->identities, &inquiry->call, context->user_id, session, context->tenant_id) != ERR_OK)
+    if (identities_find_principal(all->identities, &inquiry->call, &question) != ERR_OK)
         finish_refused(inquiry, ERR_UNAVAILABLE, "store");
 }
 
@@ -521,7 +526,7 @@ static void begin(struct inquiry *inquiry)
         return;
     }
     memset(&inquiry->facts, 0, sizeof inquiry->facts);
-    inquiry->sequence = UINT64_MAX;
+    inquiry->sequence = changes_applied(inquiry->all->authz->changes);    /* what is read from now on is no older */
     inquiry->source = 0;
     inquiry->someone_was_silent = false;
     if (inquiry->method == AUTH_OAUTH && jose_is_token(inquiry->text, inquiry->size))
@@ -682,8 +687,11 @@ void inquiries_tell_health(struct inquiries *all, struct ops *ops)
 
 /* ---- settings and parts ---------------------------------------------------------------------------- */
 
-/* The default of Better-Auth's development mode: everybody knows it. */
-#define PUBLIC_SECRET "better-auth-secret-12345678901234567890"
+/* The defaults of Better-Auth, now and before 1.4: everybody knows them. */
+static bool is_public_secret(const char *secret)
+{
+    return strcmp(secret, "better-auth-secret-12345678901234567890") == 0 || strcmp(secret, "better-auth-secret-123456789") == 0;
+}
 
 static enum err read_scopes(const char *text, uint64_t *ret_scopes, char *reterr, size_t reterr_size)
 {
@@ -713,7 +721,7 @@ static enum err read_settings(struct inquiries *all, char *reterr, size_t reterr
     const struct authz_config *config = all->authz->config;
     const struct secret *key = &config->better_auth_secret;
 
-    if (strcmp(secret_text(key), PUBLIC_SECRET) == 0) {
+    if (is_public_secret(secret_text(key))) {
         snprintf(reterr, reterr_size, "better_auth_secret is the one that Better-Auth uses when it has none, which everybody knows: "
                                       "set BETTER_AUTH_SECRET in the application and the same value here");
         return ERR_MALFORMED;

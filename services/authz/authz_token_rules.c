@@ -56,11 +56,18 @@ static bool is_client_itself(const struct token_context *context)
     return context->issuer != NULL && context->client_id[0] != '\0' && strcmp(context->client_id, context->user_id) == 0;
 }
 
+bool token_has_own_session(const struct token_context *context)
+{
+    return context->session_id[0] != '\0' && (context->issuer == NULL || context->issuer->preset == ISSUER_BETTER_AUTH);
+}
+
 static void join_tenant(struct token_facts *facts, const struct principal *principal)
 {
     struct token_context *context = &facts->context;
 
     facts->tenant_suspended = principal->tenant_suspended;
+    if (context->issuer == NULL && !principal->is_member)
+        context->tenant_id[0] = '\0';
     if (context->tenant_id[0] != '\0')
         return;
     facts->tenant_ambiguous = principal->organization_count > 1;
@@ -81,7 +88,7 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
         return "user_unknown";
     if (principal->exists && principal->banned)
         return "user_banned";
-    if (local && context->session_id[0] != '\0' && !principal->session_lives)
+    if (local && token_has_own_session(context) && !principal->session_lives)
         return "session_ended";
     if (context->issuer == NULL) {
         context->scopes = scopes_close(policy->scopes
@@ -89,7 +96,7 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
         context->tier = (context->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_OAUTH;
     }
     /* Better-Auth makes a session of such a user only once the second factor was given. */
-    if (local && context->session_id[0] != '\0' && principal->second_factor)
+    if (local && token_has_own_session(context) && principal->second_factor)
         context->second_factor = true;
     join_tenant(facts, principal);
     facts->is_joined = true;

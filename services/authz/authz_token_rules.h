@@ -22,6 +22,7 @@ struct principal {
     uint64_t sequence;
     bool exists, banned, second_factor;
     bool session_lives;                      /* the session that was asked about, or none was */
+    bool is_member;                          /* of the organization that was asked about */
     bool tenant_suspended;                   /* of the tenant that was asked about, else of the one token_join() finds */
     uint64_t organization_count;
     char organization_id[AUTHZ_ID_MAX + 1];  /* the user's only one */
@@ -48,8 +49,12 @@ struct session_policy {
     const char *admin_roles;  /* comma list: a user with one of them holds admin */
 };
 
+/* Is its session id one of Better-Auth's sessions?  That of another issuer is a name of its own. */
+bool token_has_own_session(const struct token_context *context);
+
 /*
  * Completes the facts of a token or session with what is known of its user.  NULL, or why it is refused (401).
+ * A session's organization counts while the user is its member.
  * A user that an issuer maps to Better-Auth's table must be there, save a client that acts for itself (its sub is
  * its client_id).
  */

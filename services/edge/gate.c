@@ -1,6 +1,7 @@
 /* gate.c - the way every route but OPEN ones takes.  Doubt is denial. */
 #include "services/edge/gate.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <strings.h>
@@ -128,6 +129,20 @@ static struct call *begin_call(struct exchange *exchange)
     return call;
 }
 
+/* Another proxy's question about a server is guarded as the server's own path is. */
+static bool needs_second_factor(const struct exchange *exchange, const struct server_entry *server)
+{
+    const char *paths = exchange->edge->config->second_factor_paths;
+    char path[sizeof "/mcp/" + sizeof server->slug];
+
+    if (path_list_has(paths, exchange->path))
+        return true;
+    if (server == NULL)
+        return false;
+    snprintf(path, sizeof path, "/mcp/%s", server->slug);
+    return server->second_factor || path_list_has(paths, path);
+}
+
 /* A request that would be refused before authz is asked, let through: it is recorded as any other. */
 static struct call *observe_refusal(struct exchange *exchange, enum err err, const char *reason)
 {
@@ -159,7 +174,7 @@ struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes,
         credential = (struct credential){ .method = AUTH_API_KEY, .text = credential.beside, .length = credential.beside_length };
     call = begin_call(exchange);
     call->steps = CALL_VERDICT | CALL_CHARGE | CALL_RECORD;
-    call->needs_second_factor = (server != NULL && server->second_factor) || path_list_has(config->second_factor_paths, exchange->path);
+    call->needs_second_factor = needs_second_factor(exchange, server);
     call->verdict_request.needed = needed_scopes;
     credentials_digest(&credential, &call->verdict_request);
     if (credential.method != AUTH_API_KEY)

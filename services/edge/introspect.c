@@ -46,10 +46,10 @@ static bool take_key(struct exchange *exchange, char key[APIKEY_LENGTH_MAX + 1])
     return false;
 }
 
-/* Who may know of it: administrators of everything, and callers of the same tenant. */
+/* Who may know of it: administrators, and callers of the same tenant.  A tier is a budget, which issuers' rules give freely. */
 static bool may_see(const struct verdict *caller, const struct verdict *key)
 {
-    return strcmp(caller->tenant_id, key->tenant_id) == 0 || caller->tier == TIER_ADMIN;
+    return strcmp(caller->tenant_id, key->tenant_id) == 0 || (caller->scopes & SCOPE_BIT(ADMIN)) != 0;
 }
 
 static void write_claims(struct writer *body, const struct exchange *exchange, const struct verdict *key)

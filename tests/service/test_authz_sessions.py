@@ -172,6 +172,43 @@ def test_a_session_in_redis_counts_as_long_as_it_is_there(redis_bench):
     assert bench.ask(session_cookie(SECRET, plain), SESSION, worker=bench.redis_worker)["error"] == UNVERIFIED
 
 
+def test_an_organization_that_a_session_in_redis_still_names_counts_only_for_members(redis_bench):
+    bench, client = redis_bench, redis_bench.redis.client()
+    bench.add_user("removed")
+    for name in ("ra", "rb"):
+        bench.db.sql('INSERT INTO organization (id, name, slug, "createdAt") VALUES (%s, %s, %s, now())', name, name, name)
+    bench.db.sql("INSERT INTO member (id, \"organizationId\", \"userId\", role, \"createdAt\") VALUES ('mra', 'ra', 'removed', 'member', now())")
+    token = "redismember" + "r" * 20
+    cookie = session_cookie(SECRET, token)
+    tenant = lambda: bench.ask(cookie, SESSION, worker=bench.redis_worker)["tenant_id"]            # noqa: E731
+    client.set("better-auth:" + token, stored("removed", activeOrganizationId="rb"))
+    assert tenant() == "ra"                                                     # never a member of rb
+    client.set("better-auth:" + token, stored("removed", activeOrganizationId="ra"))
+    wait_until(lambda: tenant() == "ra", what="the organization")
+    bench.db.sql("DELETE FROM member WHERE id = 'mra'")                         # Better-Auth leaves the session as it is
+    wait_until(lambda: tenant() == "user:removed", what="the removal")
+
+
+def test_a_change_between_the_two_reads_of_a_session_is_seen(bench):
+    bench.add_user("mover")
+    for name in ("xa", "xb"):
+        bench.db.sql('INSERT INTO organization (id, name, slug, "createdAt") VALUES (%s, %s, %s, now())', name, name, name)
+        bench.db.sql("INSERT INTO member (id, \"organizationId\", \"userId\", role, \"createdAt\") VALUES (%s, %s, 'mover', 'member', now())", "m" + name, name)
+    session, token = bench.add_session("mover")
+    bench.change("UPDATE session SET \"activeOrganizationId\" = 'xa' WHERE id = %s", session)
+    cookie, verdicts = session_cookie(SECRET, token), []
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mcpgw-authz-tokens' AND wait_event_type = 'Lock'"
+    with bench.server.connect(bench.db.name) as other, other.transaction():
+        other.execute("LOCK TABLE mcpgw.tenant IN ACCESS EXCLUSIVE MODE")      # the session is read, its user's tenant waits
+        asking = threading.Thread(target=lambda: verdicts.append(bench.ask(cookie, SESSION)))
+        asking.start()
+        wait_until(lambda: bench.db.sql(waits)[0][0] > 0, what="the second read")
+        other.execute("UPDATE session SET \"activeOrganizationId\" = 'xb' WHERE id = %s", (session,))
+    asking.join()
+    bench.wait_applied()
+    assert bench.ask(cookie, SESSION)["tenant_id"] == "xb", verdicts
+
+
 def test_a_lost_redis_is_503_for_sessions(redis_bench):
     bench = redis_bench
     bench.redis.stop()
@@ -365,7 +402,8 @@ def test_a_key_outranks_a_session(bench):
 def test_settings_that_cannot_be_meant_stop_the_start(bench):
     for settings, words in (({"MCPGW_FALLBACK": "always"}, "fallback is unavailable or any"), ({"MCPGW_SESSION_BEARER": "yes"}, "session_bearer is any"),
                             ({"MCPGW_SESSION_SCOPES": "read fly"}, "fly is no scope"),
-                            ({"MCPGW_BETTER_AUTH_SECRET": "better-auth-secret-12345678901234567890"}, "everybody knows")):
+                            ({"MCPGW_BETTER_AUTH_SECRET": "better-auth-secret-12345678901234567890"}, "everybody knows"),
+                            ({"MCPGW_BETTER_AUTH_SECRET": "better-auth-secret-123456789"}, "everybody knows")):
         from conftest import Process
         number = str(len(bench.processes) + 100)
         process = Process("authz", {**bench.processes[0].environment, **settings, "MCPGW_INSTANCE": number}, bench.tmp, number)

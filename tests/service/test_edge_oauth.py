@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import requests
 
+from busedge import SCOPES
 from recorded import KEYS, digest, load
 from test_edge import edge, start, upstream    # noqa: F401 (fixtures)
 
@@ -197,6 +198,7 @@ def test_a_second_factor_is_asked_for_where_it_is_configured(start, settings):
         answer = edge.call("GET", path, key=None, headers=bearer(TOKEN))
         assert answer.status_code == 403 and answer.headers["WWW-Authenticate"].startswith(
             'Bearer error="insufficient_user_authentication", error_description="This operation needs a second factor"')
+    assert edge.check("?server=wire", key=None, headers=bearer(TOKEN)).status_code == 403    # the same server, behind another proxy
     assert edge.call("GET", "/api/v1/servers").status_code == 403      # a key has no second factor
     assert edge.check(key=None, headers=bearer(TOKEN)).status_code == 200
     verdict_of(edge, auth_method=2, second_factor=True)
@@ -261,7 +263,9 @@ def test_a_key_is_told_as_rfc_7662_wants(edge):
 def test_keys_of_another_tenant_are_inactive_for_all_but_administrators(edge):
     keys_known(edge, tenant_id="another")
     assert introspect(edge, {"token": KEYS["ci"]}).json() == {"active": False}
-    keys_known(edge, tenant_id="another", tier=1)
+    keys_known(edge, tenant_id="another", tier=1)                      # a budget, which an issuer's rule may give to anybody
+    assert introspect(edge, {"token": KEYS["ci"]}).json() == {"active": False}
+    keys_known(edge, tenant_id="another", scopes=SCOPES["admin"])
     assert introspect(edge, {"token": KEYS["ci"]}).json()["active"] is True
 
 

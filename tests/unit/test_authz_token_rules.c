@@ -98,7 +98,7 @@ static void a_stored_session_is_read_or_refused_whole(void **state)
 
 /* ---- users ------------------------------------------------------------------------------------------- */
 
-static struct issuer foreign = { .name = "corp" }, local = { .name = "own", .local_users = true };
+static struct issuer foreign = { .name = "corp" }, local = { .name = "own", .preset = ISSUER_BETTER_AUTH, .local_users = true };
 static const struct session_policy policy = { .scopes = SCOPE_BIT(READ), .admin_roles = "admin, owner" };
 
 static struct token_facts facts_of(const struct issuer *issuer)
@@ -154,6 +154,36 @@ static void a_second_factor_counts_only_with_a_session_of_ours(void **state)
     assert_true(facts.context.second_factor);
 }
 
+static void a_session_of_another_issuer_is_none_of_better_auth(void **state)
+{
+    static const struct issuer linked = { .name = "keycloak", .preset = ISSUER_OIDC, .local_users = true };
+    const struct principal strong = { .exists = true, .second_factor = true };
+    struct token_facts facts = facts_of(&linked);
+
+    (void)state;
+    snprintf(facts.context.session_id, sizeof facts.context.session_id, "s1");
+    assert_false(token_has_own_session(&facts.context));
+    assert_null(token_join(&facts, &strong, &policy));
+    assert_false(facts.context.second_factor);
+}
+
+static void an_organization_that_the_user_left_is_no_session_s_tenant(void **state)
+{
+    struct principal left = { .exists = true, .session_lives = true }, member = { .exists = true, .session_lives = true, .is_member = true };
+    struct token_facts facts = facts_of(NULL);
+
+    (void)state;
+    snprintf(facts.context.tenant_id, sizeof facts.context.tenant_id, "o1");
+    assert_null(token_join(&facts, &member, &policy));
+    assert_string_equal(facts.context.tenant_id, "o1");
+    assert_null(token_join(&facts, &left, &policy));
+    assert_string_equal(facts.context.tenant_id, "user:u1");
+    facts = facts_of(&foreign);
+    snprintf(facts.context.tenant_id, sizeof facts.context.tenant_id, "o1");    /* its issuer vouches for it */
+    assert_null(token_join(&facts, &left, &policy));
+    assert_string_equal(facts.context.tenant_id, "o1");
+}
+
 static void only_a_whole_role_makes_an_administrator(void **state)
 {
     static const struct { const char *roles; bool is_admin; } rows[] = {
@@ -176,6 +206,7 @@ static void only_a_whole_role_makes_an_administrator(void **state)
 static void several_organizations_and_no_choice_is_403(void **state)
 {
     const struct principal several = { .exists = true, .session_lives = true, .organization_count = 2 };
+    const struct principal chosen = { .exists = true, .session_lives = true, .is_member = true, .organization_count = 2 };
     struct issuers *issuers = calloc(1, sizeof *issuers);
     struct token_facts facts = facts_of(NULL);
     struct verdict verdict;
@@ -189,7 +220,7 @@ static void several_organizations_and_no_choice_is_403(void **state)
     facts = facts_of(NULL);
     facts.any_server = true;
     snprintf(facts.context.tenant_id, sizeof facts.context.tenant_id, "acme");
-    assert_null(token_join(&facts, &several, &policy));
+    assert_null(token_join(&facts, &chosen, &policy));
     token_decide(&facts, issuers, "a", SCOPE_BIT(WRITE), &verdict);
     assert_string_equal(verdict.reason, "scope");
     token_decide(&facts, issuers, "a", SCOPE_BIT(READ), &verdict);
@@ -332,6 +363,8 @@ int main(void)
         cmocka_unit_test(a_session_that_ended_ends_the_token),
         cmocka_unit_test(a_second_factor_counts_only_with_a_session_of_ours),
         cmocka_unit_test(only_a_whole_role_makes_an_administrator),
+        cmocka_unit_test(a_session_of_another_issuer_is_none_of_better_auth),
+        cmocka_unit_test(an_organization_that_the_user_left_is_no_session_s_tenant),
         cmocka_unit_test(several_organizations_and_no_choice_is_403),
         cmocka_unit_test(a_key_decides_where_the_token_cannot_be_asked_about),
         cmocka_unit_test(a_row_without_audiences_gets_those_of_its_issuer),
