@@ -17,6 +17,7 @@ from conftest import ROOT, free_port, mcp_call, only_when_asked, tool_text, wait
 pytestmark = pytest.mark.timeout(1500)    # a first build fetches packages and compiles everything
 
 IMAGES = ["debian:bookworm-slim", "postgres:15", "redis:7", "haproxy:2.8"]
+ROLES = ["edge", "authz", "ratelimit", "keys", "audit"]
 FILES = ["-f", "compose/compose.yaml", "-f", "compose/example.yaml"]
 BUILD_S, UP_S, READY_S = 1200, 300, 120
 
@@ -54,11 +55,11 @@ class Stack:
         self.admin_key = None
         self.counts = {}
 
-    def compose(self, *arguments, limit=UP_S, check=True):
+    def compose(self, *arguments, limit=UP_S, check=True, given=""):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MCPGW_")}
         environment.update(MCPGW_IMAGE="localhost/mcpgw:e2e", MCPGW_HTTPS_PORT=str(self.port), MCPGW_PUBLIC_URL=self.url, **self.counts)
         result = subprocess.run([*self.command, *arguments], cwd=ROOT, env=environment, text=True, timeout=limit,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert not check or result.returncode == 0, f"{arguments} ended with {result.returncode}:\n{result.stdout[-4000:]}"
         return result.stdout
 
@@ -66,16 +67,24 @@ class Stack:
         return subprocess.run([self.engine, *arguments], text=True, timeout=120, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout.strip()
 
-    def operator(self, *command):
+    def operator(self, *command, **options):
         """The lines that a command prints in the init service; podman-compose mixes its own among them."""
-        return self.compose("run", "--rm", "--no-deps", "-T", "init", *command).splitlines()
+        return self.compose("run", "--rm", "--no-deps", "-T", "init", *command, **options).splitlines()
+
+    def inside(self, service, script):
+        """What a shell prints in the first container of a service."""
+        return self.run("exec", self.containers(service)[0], "sh", "-c", script)
+
+    def key_ids(self):
+        """Of the keys of identities that the edge publishes."""
+        return {key["kid"] for key in requests.get(f"{self.url}/.well-known/jwks.json", timeout=20).json()["keys"]}
 
     def containers(self, service, *options):
         return self.run("ps", "-q", *options, "--filter", f"label=com.docker.compose.project={self.project}",
                         "--filter", f"label=com.docker.compose.service={service}").split()
 
     def logs(self):
-        services = ["init", "postgres", "redis", "edge", "authz", "ratelimit", "keys", "audit", "front"]
+        services = ["init", "postgres", "redis", "identity", *ROLES, "front"]
         return "\n".join(f"--- {service}\n{self.run('logs', '--tail', '15', container)}"
                          for service in services for container in self.containers(service, "-a"))
 
@@ -192,6 +201,42 @@ def test_a_tool_is_called_through_haproxy(stack):
     made = stack.make_key(scopes=["proxy"])
     seen = json.loads(tool_text(mcp_call(stack, made["key"], "tools/call", {"name": "whoami", "arguments": {}})))
     assert {name.lower(): value for name, value in seen.items()}["x-mcpgw-key-id"] == made["id"]
+
+
+def test_a_role_has_its_own_secrets_only(stack):
+    common = {"ready", *(f"{role}.pub" for role in ROLES)}
+    own = {"edge": {"chain_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url"},
+           "authz": {"database_url", "redis_url", "cache_key"}, "audit": {"database_url", "chain_key", "checkpoint.key", "checkpoint.key.pub"}}
+    for role in ROLES:
+        assert set(stack.inside(role, "ls /run/secrets-of-role").split()) == common | own[role] | {f"{role}.key"}
+        modes = stack.inside(role, f"cd /run/secrets-of-role; stat -c '%U %a' {' '.join(own[role])} {role}.key").splitlines()
+        assert set(modes) == {"mcpgw 400"}, (role, modes)
+
+
+def test_a_secret_of_the_operator_reaches_who_reads_it(stack):
+    stack.operator("secret", "better_auth_secret", given="a secret of thirty-two characters\n")
+    stack.operator("secret", "partner", given="client secret")
+    assert stack.inside("authz", "cd /run/secrets-of-role; stat -c '%U %a' better_auth_secret partner").split() == ["mcpgw", "400"] * 2
+    assert stack.inside("keys", "ls /run/secrets-of-role/better_auth_secret /run/secrets-of-role/partner | grep -v No").endswith("partner")
+    assert "no name" in stack.compose("run", "--rm", "--no-deps", "-T", "init", "secret", "chain_key", given="x", check=False)
+    authz = stack.containers("authz")[0]
+    stack.run("restart", "-t", "10", authz)
+    environment = wait_until(lambda: stack.run("exec", authz, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ | grep MCPGW_BETTER"), 60, "it runs")
+    assert environment == "MCPGW_BETTER_AUTH_SECRET_FILE=/run/secrets-of-role/better_auth_secret"
+
+
+def test_the_key_of_identities_rotates_and_the_edge_cannot_write_it(stack):
+    before = stack.key_ids()
+    assert len(before) == 1
+    assert "Read-only" in stack.inside("edge", "touch /var/lib/mcpgw/identity/new 2>&1")
+    assert len(stack.containers("identity")) == 1
+    stack.operator("mcpgw", "identity", "rotate")
+    wait_until(lambda: len(stack.key_ids()) == 2 and stack.key_ids() > before, 30, "both are published")
+
+
+def test_the_trail_is_signed(stack):
+    wait_until(lambda: stack.inside("audit", "cat /var/lib/mcpgw/checkpoints/*.jsonl 2>/dev/null"), 60, "a checkpoint")
+    stack.operator("mcpgw", "audit", "verify")
 
 
 def test_authz_scales_and_restarts_under_load_and_loses_nothing(stack, load):

@@ -1,8 +1,11 @@
 """Wrong settings: every program says what is wrong, where, and what to do, and ends with status 2 or 3."""
 import os
+import re
 import subprocess
 
 import pytest
+
+from conftest import ROOT
 
 PROGRAMS = ["edge", "authz", "ratelimit", "keys", "audit"]
 
@@ -52,3 +55,16 @@ def test_tls_on_the_edge_is_refused_with_the_reason(gateway, tmp_path):
 def test_plain_tcp_beyond_loopback_is_refused(gateway):
     result = run(gateway, "ratelimit", MCPGW_EDGES="tcp://192.0.2.1:7400", MCPGW_REDIS_URL="redis://127.0.0.1:1/0")
     assert result.returncode in (2, 3) and "MCPGW_BUS_KEYS" in result.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_settings_file_of_containers_and_units_is_right_with_all_its_examples(gateway, program, tmp_path):
+    shipped = ROOT / "compose" / "gateway.yaml"
+    assert run(gateway, program, "--show-config", MCPGW_CONFIG=str(shipped)).returncode == 0
+    secret, file = tmp_path / "partner", tmp_path / "gateway.yaml"
+    secret.write_text("secret")
+    text = re.sub(r"(?m)^#(?=\S|  )", "", shipped.read_text()).replace("/run/secrets-of-role/partner", str(secret))
+    assert text.count("\n  - name:") == 4
+    file.write_text(text)
+    result = run(gateway, program, "--show-config", "--config", str(file))
+    assert result.returncode == 0, result.stderr

@@ -2,6 +2,7 @@
 
 The container needs podman and the image debian:bookworm-slim; the images it builds stay, as mcpgw:e2e and mcpgw:systemd.
 """
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,8 @@ cd /
 # As on a machine, where systemd does it: the credentials of a unit are mounted where its process sees them.
 mount --make-rshared /
 units=/usr/local/share/mcpgw/systemd
-install -m 644 $units/*.service $units/mcpgw.target /etc/systemd/system/
+install -m 644 $units/*.service $units/*.timer $units/mcpgw.target /etc/systemd/system/
+install -D -m 644 /usr/local/share/mcpgw/gateway.yaml /etc/mcpgw/gateway.yaml
 install -D -m 644 $units/mcpgw.sysusers /etc/sysusers.d/mcpgw.conf
 install -D -m 644 $units/mcpgw.tmpfiles /etc/tmpfiles.d/mcpgw.conf
 systemd-sysusers
@@ -40,13 +42,12 @@ mcpgw-keys migrate
 mcpgw-audit migrate
 mcpgw-keys bootstrap --key-file /root/admin.key
 umask 077
-mkdir -p /etc/mcpgw/credentials
+$units/make-keys
 for role in authz keys audit; do
     echo "alter role mcpgw_$role password '$role';" | sql
     printf 'postgresql://mcpgw_%s:%s@127.0.0.1/mcpgw' $role $role >/etc/mcpgw/credentials/$role.database_url
 done
 for role in authz ratelimit; do printf 'redis://127.0.0.1:6379/0' >/etc/mcpgw/credentials/$role.redis_url; done
-openssl rand -hex 24 >/etc/mcpgw/credentials/authz.cache_key
 systemctl enable --now mcpgw.target
 """
 
@@ -58,6 +59,7 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
         libyaml-0-2 libsystemd0 libsmartcols1 libcivetweb1 postgresql-15 redis-server openssl curl procps
 COPY --from=programs /usr/local/bin/ /usr/local/bin/
 COPY compose/systemd/ /usr/local/share/mcpgw/systemd/
+COPY compose/gateway.yaml /usr/local/share/mcpgw/
 STOPSIGNAL SIGRTMIN+3
 CMD ["/sbin/init"]
 """
@@ -73,21 +75,21 @@ def analyze(*arguments):
 @pytest.fixture
 def units(tmp_path):
     """Copies whose programs are there: systemd-analyze looks for them."""
-    for unit in [*UNITS.glob("*.service"), UNITS / "mcpgw.target"]:
-        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/local/bin/mcpgw-", str(tmp_path / "mcpgw-")))
-    for service in SERVICES:
-        (tmp_path / f"mcpgw-{service}").symlink_to("/bin/true")
+    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.timer"), UNITS / "mcpgw.target"]:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/local/bin/", f"{tmp_path}/"))
+    for program in ["mcpgw", *(f"mcpgw-{service}" for service in SERVICES)]:
+        (tmp_path / program).symlink_to("/bin/true")
     return tmp_path
 
 
 def test_the_units_are_sound(units):
-    result = analyze("verify", units / "mcpgw.target", *sorted(units.glob("*.service")))
+    result = analyze("verify", units / "mcpgw.target", *sorted(units.glob("*.service")), units / "mcpgw-identity.timer")
     assert result.returncode == 0 and result.stdout == "", result.stdout
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_unit_leaves_its_service_little(units, service):
-    result = analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", "--no-pager", units / f"mcpgw-{service}@.service")
+@pytest.mark.parametrize("unit", ["mcpgw-identity.service", *(f"mcpgw-{service}@.service" for service in SERVICES)])
+def test_a_unit_leaves_its_service_little(units, unit):
+    result = analyze("security", "--offline=true", f"--threshold={EXPOSURE_MAX}", "--no-pager", units / unit)
     assert result.returncode == 0, result.stdout
 
 
@@ -115,6 +117,15 @@ class Machine:
     def status(self, port=8080):
         return self.sh(f'curl -s -o /dev/null -w "%{{http_code}}" -H "x-api-key: $(cat /root/admin.key)" http://127.0.0.1:{port}/auth/check',
                        check=False)
+
+    def mounts(self, service):
+        """Options of what a service sees mounted, by place."""
+        lines = self.sh(f"cat /proc/$(systemctl show -P MainPID mcpgw-{service}@1)/mounts").splitlines()
+        return {place: options.split(",") for _, place, _, options, *_ in map(str.split, lines)}
+
+    def key_ids(self):
+        """Of the keys that the edge publishes."""
+        return {key["kid"] for key in json.loads(self.sh("curl -s http://127.0.0.1:8080/.well-known/jwks.json"))["keys"]}
 
     def workers(self, role):
         """(live workers of a role, frames refused because their sender may not speak so), as the first edge counts them."""
@@ -164,9 +175,51 @@ def test_the_sandbox_of_a_service_is_in_effect(machine, service):
     pid = machine.sh(f"systemctl show -P MainPID mcpgw-{service}@1")
     status = dict(line.split(":\t", 1) for line in machine.sh(f"cat /proc/{pid}/status").splitlines() if ":\t" in line)
     assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2" and int(status["CapBnd"], 16) == 0
-    mounts = [line.split() for line in machine.sh(f"cat /proc/{pid}/mounts").splitlines()]
-    options = {place: names.split(",") for _, place, _, names, *_ in mounts}
+    options = machine.mounts(service)
     assert "ro" in options["/"] and "rw" in options["/run/mcpgw"]
+
+
+def test_a_service_reads_its_own_credentials_only(machine):
+    expected = {"edge": {"chain_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url"},
+                "authz": {"database_url", "redis_url", "cache_key", "better_auth_secret", "session_redis_url"},
+                "audit": {"database_url", "chain_key", "checkpoint_key", "checkpoint_key.pub"}}
+    for service in SERVICES:
+        directory = f"/run/credentials/mcpgw-{service}@1.service"
+        assert set(machine.sh(f"ls {directory}").split()) == expected[service]
+        for other in SERVICES:
+            read = machine.sh(f"runuser -u mcpgw-{other} -- cat {directory}/* >/dev/null 2>&1 && echo yes || echo no")
+            assert read == ("yes" if other == service else "no"), (service, other)
+    assert machine.sh("stat -c %a /etc/mcpgw/credentials/chain_key /etc/mcpgw/credentials/checkpoint/key").split() == ["400", "400"]
+
+
+def test_every_service_is_scheduled_in_batches(machine):
+    for service in SERVICES:
+        assert "SCHED_BATCH" in machine.sh(f"chrt -p $(systemctl show -P MainPID mcpgw-{service}@1)")
+
+
+def test_the_edge_signs_with_a_key_that_it_cannot_write(machine):
+    assert machine.sh("systemctl is-active mcpgw-identity.timer") == "active"
+    assert machine.key_ids() == {machine.sh("ls /var/lib/mcpgw/identity")[len("1234567890-RS256-"):-len(".pem")]}
+    assert machine.sh("stat -c '%U %a' /var/lib/mcpgw/identity /var/lib/mcpgw/identity/*").splitlines() == ["mcpgw-edge 700", "mcpgw-edge 600"]
+    options = machine.mounts("edge")
+    assert "ro" in options["/"] and not any(place.startswith("/var/lib/mcpgw/identity") for place in options)
+    assert [place for place in options if place.startswith("/var/lib/mcpgw")] == ["/var/lib/mcpgw/spool"]
+
+
+def test_a_month_old_key_of_identities_is_replaced(machine):
+    """Made a month ago, says its name, which is what counts."""
+    before = machine.key_ids()
+    machine.sh("systemctl start mcpgw-identity")
+    assert machine.key_ids() == before
+    machine.sh("cd /var/lib/mcpgw/identity; for key in *; do mv $key $((${key%%-*} - 2700000))-${key#*-}; done; systemctl start mcpgw-identity")
+    wait_until(lambda: len(machine.key_ids()) == 2 and machine.key_ids() > before, 30, "both are published")
+
+
+def test_the_trail_is_signed(machine):
+    assert machine.status() == "200"
+    wait_until(lambda: machine.sh("cat /var/lib/mcpgw/checkpoints/*", check=False), 60, "a checkpoint")
+    machine.sh("MCPGW_DATABASE_URL=postgresql://mcpgw_owner:owner@127.0.0.1/mcpgw MCPGW_AUDIT_CHECKPOINTS=/var/lib/mcpgw/checkpoints"
+               " MCPGW_AUDIT_KEY=/etc/mcpgw/credentials/checkpoint/key.pub mcpgw audit verify")
 
 
 def test_a_stranger_to_a_role_is_not_taken_in(machine):
