@@ -404,6 +404,7 @@ static void on_claimed(void *owner, enum postgres_outcome outcome, PGresult *con
     memcpy(stream->head, mark.head, DIGEST_SIZE);
     columns_follow(stream->columns, stream->producer, stream->epoch, &mark.tree);
     stream_advance(stream);
+    metric_add(METRIC_audit_gaps, stream->held != NULL && stream->held->header.first_seq > stream->taken_seq);
 }
 
 static void stream_claim(struct stream *stream)
