@@ -95,7 +95,7 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
                                        | (has_any_role(principal->roles, policy->admin_roles) ? SCOPE_BIT(ADMIN) : 0));
         context->tier = (context->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_OAUTH;
     }
-    /* Better-Auth makes a session of such a user only once the second factor was given. */
+    /* By password Better-Auth makes a session of such a user only once the factor was given; of others it cannot be told. */
     if (local && token_has_own_session(context) && principal->second_factor)
         context->second_factor = true;
     join_tenant(facts, principal);
