@@ -19,7 +19,10 @@ const struct postgres_statement key_life_statements[] = {
                 " AND NOT EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = $4 AND k.revoked_at IS NOT NULL)"
                 " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $5)"
                 " AND ($7::bigint = 0 OR EXISTS (SELECT FROM mcpgw.former f WHERE f.digest = a.key))" },
-    { "rotate_note", "INSERT INTO mcpgw.key AS k (key_id, rotated_at, rotated_by) SELECT $4, " NOW_MS ", $1 || ' ' || $2"
+    /* Without an overlap nothing but the new value is wanted, so what works from rotations before ends too. */
+    { "rotate_note", "WITH ended AS (UPDATE mcpgw.former f SET expires_at = " NOW_MS " WHERE f.key_id = $4 AND $6::bigint = 0"
+                     " AND f.expires_at > now() AND " CLAIMED " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4 AND x.key = $5))"
+                     " INSERT INTO mcpgw.key AS k (key_id, rotated_at, rotated_by) SELECT $4, " NOW_MS ", $1 || ' ' || $2"
                      " WHERE " CLAIMED " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4 AND x.key = $5)"
                      " ON CONFLICT (key_id) DO UPDATE SET rotated_at = excluded.rotated_at, rotated_by = excluded.rotated_by" },
     /* A repeated rotation: the first answer, and with it the secret, never reached its caller. */
@@ -30,6 +33,7 @@ const struct postgres_statement key_life_statements[] = {
     { "policy", "SELECT t.max_life_s, t.max_keys, t.scopes, CASE WHEN t.max_keys IS NOT NULL AND NOT EXISTS"
                 " (SELECT FROM mcpgw.request r WHERE r.user_id = $2 AND r.request_id = $3) THEN mcpgw.keys_in_tenant(t.id) END"
                 " FROM mcpgw.tenant t WHERE t.id = $1" },
+    { "check_key_count", "SELECT mcpgw.check_key_count($4) WHERE " CLAIMED },
     { "disable_overdue", "SELECT mcpgw.disable_overdue($1::boolean)" },
     { "tell_expiring", "SELECT mcpgw.tell_expiring(string_to_array($1, ',')::integer[])" },
     { "prune_key_life", "SELECT mcpgw.prune_key_life()" },
@@ -57,6 +61,7 @@ enum err store_rotate_key(struct store *store, const struct store_actor *actor, 
     step = plan_claimed(&plan, "rotate_note", actor);
     step_value(step, actor->object);
     step_value(step, rotation->digest);
+    step_value(step, overlap.text);
     step = plan_claimed(&plan, "rotate_again", actor);
     step_value(step, actor->fingerprint);
     step_value(step, rotation->digest);

@@ -90,14 +90,21 @@ void answer(struct pending *p, uint64_t status, json_t *body)
     pending_release(p);
 }
 
-bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+const char *refused_state(enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     const char *state = "";
 
-    if (outcome == PG_DONE)
-        return false;
     for (size_t i = 0; outcome == PG_REFUSED && i < count && state[0] == '\0'; i++)
         state = results[i] == NULL ? "" : postgres_sqlstate(results[i]);
+    return state;
+}
+
+bool ended_by_store(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    const char *state = refused_state(outcome, results, count);
+
+    if (outcome == PG_DONE)
+        return false;
     /* 22: a value it cannot read (audit_list's times); 23: a constraint; 40, 57: try again */
     if (strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0) {
         answer_err(p, ERR_UNPROCESSABLE, NULL, "", "the database cannot store or read one of the values");

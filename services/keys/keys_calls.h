@@ -11,6 +11,9 @@
 /* ERR_OK: answered, or an answer will come.  Otherwise `problem` is set, or its err is ERR_OK and the error speaks for itself. */
 typedef enum err begin_fn(struct pending *p, const json_t *body, const struct view *query, struct problem *problem);
 
+/* SQLSTATE of the statement that was refused; "": none was. */
+const char *refused_state(enum postgres_outcome outcome, PGresult *const *results, size_t count);
+
 /* These end the call. */
 void answer(struct pending *p, uint64_t status, json_t *body);    /* takes the body */
 void answer_problem(struct pending *p, const struct problem *problem);

@@ -38,6 +38,10 @@ static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult 
     struct key_row key;
     json_t *body;
 
+    if (strcmp(refused_state(outcome, results, count), STORE_TOO_MANY_KEYS) == 0) {
+        answer_err(p, ERR_UNPROCESSABLE, "tenant_policy", "", "the tenant's policy allows no more keys, so delete or revoke one");
+        return;
+    }
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
@@ -72,7 +76,8 @@ static enum err create_key(struct pending *p)
                             sizeof permissions);
     return store_create_key(p->keys->store, &p->actor, &(struct key_creation){
         .fields = &p->in.key, .permissions = permissions, .start = start, .digest = stored,
-        .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL }, on_key_created, p);
+        .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL,
+        .ruling_tenant = p->ruling_tenant }, on_key_created, p);
 }
 
 static enum err decide_owner(struct pending *p, const struct store_subject *subject, struct problem *problem)

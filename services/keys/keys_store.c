@@ -470,6 +470,7 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step_value(step, creation->start);
     step_value(step, creation->permissions);
     step_value(step, creation->reference_id);
+    step_value(plan_claimed(&plan, "check_key_count", actor), creation->ruling_tenant);
     return plan_run(&plan, store, actor, "key_created", fn, owner);
 }
 

@@ -112,7 +112,9 @@ struct key_creation {
     const struct key_fields *fields;
     const char *permissions, *start, *digest, *reference_id;
     const char *tenant_id;         /* NULL: none of its own */
+    const char *ruling_tenant;     /* whose policy says how many there may be; SQLSTATE STORE_TOO_MANY_KEYS */
 };
+#define STORE_TOO_MANY_KEYS "MG001"
 enum err store_create_key(struct store *store, const struct store_actor *actor, const struct key_creation *creation,
                           postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,

@@ -3,7 +3,7 @@ import pytest
 
 from busedge import SCOPES
 from test_authz import DENIED, MEMORY, OK, POSTGRES, REDIS, UNVERIFIED, World, digest_text
-from test_keys import ALICE, BOB, Api, add_user, tell_holders, worker, api, sequence, digest_of    # noqa: F401 (fixtures)
+from test_keys import ALICE, BOB, OPERATIONS, Api, add_user, tell_holders, worker, api, sequence, digest_of    # noqa: F401 (fixtures)
 from busedge import ERR
 
 TOOL_WANTED = ERR["TOOL_WANTED"]
@@ -132,6 +132,24 @@ def test_with_an_overlap_both_values_work_until_it_ends(api, database):
     database.sql("UPDATE mcpgw.former SET expires_at = now() - interval '1 ms'")
     assert not api.ok("key_verify", body={"key": made["key"]})["isValid"]
     assert api.ok("key_verify", body={"key": rotated["key"]})["isValid"]
+
+
+def test_a_rotation_without_overlap_ends_the_values_before_as_well(api, database):
+    made = api.create()
+    second = api.ok("key_rotate", object=made["id"], body={"overlap": 3600})
+    third = api.ok("key_rotate", object=made["id"], body={"overlap": 0})
+    assert [api.ok("key_verify", body={"key": key["key"]})["isValid"] for key in (made, second, third)] == [False, False, True]
+    assert database.sql("SELECT count(*) FROM mcpgw.change WHERE digest = %s", digest_of(made["key"]))[0][0] >= 2    # caches hear of it
+
+
+def test_creates_at_the_same_moment_do_not_pass_a_policy_together(api, database):
+    api.ok("tenant_create", body={"id": "user:alice", "slug": "alice", "policy": {"maxKeys": 3}}, status=201)
+    api.create(ALICE)
+    create = {"operation": OPERATIONS["key_create"], "body": b'{"scopes": ["read"]}', "address": "192.0.2.1", **ALICE}
+    replies = api.edge.call_many("keys", [("manage_request", {**create, "request_id": f"at-once-{i}"}) for i in range(8)])
+    assert sorted(reply["status"] for reply in replies) == [201] * 2 + [422] * 6
+    assert {reply["code"] for reply in replies} == {"", "tenant_policy"}
+    assert database.sql("SELECT mcpgw.keys_in_tenant('user:alice')") == [(3,)]
 
 
 def test_a_repeated_rotation_replaces_the_value_that_was_never_shown(api, database):

@@ -57,6 +57,17 @@ def test_the_last_twenty_are_taken_one_by_one(world):
         assert world.ask(key)["error"] == OK and remaining(world, key) == left
 
 
+def test_copies_of_requests_that_cross_cost_one_use_each(database):
+    database.sql('INSERT INTO apikey (id, "configId", "referenceId", key, enabled, remaining, "createdAt", "updatedAt")'
+                 " VALUES ('k', 'default', 'u', 'd', true, 5, now(), now())")
+    taken = [database.sql("SELECT taken FROM mcpgw.take_use('k', %s)", request)[0][0] for request in ("a", "b", "a", "b", "a")]
+    assert taken == [1] * 5
+    assert database.sql("SELECT remaining FROM apikey") == [(3,)]
+    database.sql("UPDATE mcpgw.use_claim SET at = at - interval '11 s'")
+    database.sql("SELECT mcpgw.take_use('k', 'c')")
+    assert database.sql("SELECT request FROM mcpgw.use_claim") == [("c",)]
+
+
 def test_a_busy_key_costs_few_writes_and_a_resting_one_gets_its_uses_back(world):
     world.start()
     key = world.add_key(remaining=10000)

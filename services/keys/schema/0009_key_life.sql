@@ -141,7 +141,7 @@ REVOKE ALL ON FUNCTION mcpgw.on_former(), mcpgw.keys_in_tenant(text), mcpgw.disa
     mcpgw.prune_key_life() FROM PUBLIC;
 REVOKE ALL ON mcpgw.former, mcpgw.rotated, mcpgw.overdue, mcpgw.key_notice FROM PUBLIC;
 GRANT SELECT ON mcpgw.rotated TO mcpgw_authz;
-GRANT SELECT, INSERT ON mcpgw.former TO mcpgw_keys;
+GRANT SELECT, INSERT, UPDATE (expires_at) ON mcpgw.former TO mcpgw_keys;
 GRANT SELECT ON mcpgw.rotated TO mcpgw_keys;
 GRANT EXECUTE ON FUNCTION mcpgw.keys_in_tenant(text), mcpgw.disable_overdue(boolean), mcpgw.tell_expiring(integer[]),
     mcpgw.prune_key_life() TO mcpgw_keys;

@@ -1,9 +1,10 @@
--- An edge asks a second worker when the first is slow: the same request must not cost two uses.  Of each key the request
--- that took the last single use is remembered, for as long as a copy of it can be on its way.
+-- An edge asks a second worker when the first is slow: the same request must not cost two uses.  Of each key the requests
+-- that took a single use are remembered, for as long as a copy of one can be on its way.
 CREATE TABLE mcpgw.use_claim (
-    key_id  text PRIMARY KEY,
+    key_id  text NOT NULL,
     request text NOT NULL,
-    at      timestamptz NOT NULL
+    at      timestamptz NOT NULL,
+    PRIMARY KEY (key_id, request)
 );
 
 -- p_request: the edge's start and its number of the request, the same in every copy of it.
@@ -20,8 +21,8 @@ BEGIN
     END IF;
     SELECT * INTO taken, valid_ms, refilled, take_use.sequence FROM mcpgw.take_uses(p_key_id, 1, false);
     IF taken = 1 THEN
-        INSERT INTO mcpgw.use_claim AS c (key_id, request, at) VALUES (p_key_id, p_request, now())
-        ON CONFLICT (key_id) DO UPDATE SET request = excluded.request, at = excluded.at;
+        DELETE FROM mcpgw.use_claim c WHERE c.key_id = p_key_id AND c.at <= now() - interval '10 s';
+        INSERT INTO mcpgw.use_claim (key_id, request, at) VALUES (p_key_id, p_request, now());
     END IF;
 END
 $$;
