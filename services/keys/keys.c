@@ -92,6 +92,7 @@ static void on_store_state(void *owner, bool connected)
         ops_set_fact(keys->ops, "changes", false);
     }
     feed_on_state(keys->feed, connected);
+    entries_on_state(keys->entries, connected);
 }
 
 static void on_store_change(void *owner)
@@ -99,6 +100,7 @@ static void on_store_change(void *owner)
     struct keys *keys = owner;
 
     feed_on_change(keys->feed);
+    entries_on_change(keys->entries);
 }
 
 /* The change number is read: from here on questions can be answered. */
@@ -201,6 +203,31 @@ static enum err make_keeper(struct keys *keys, char *reterr, size_t reterr_size)
     return err;
 }
 
+static void on_entries_state(void *owner, bool connected)
+{
+    struct keys *keys = owner;
+
+    ops_set_note(keys->ops, "better_auth_redis", connected);
+}
+
+static enum err make_entries(struct keys *keys, char *reterr, size_t reterr_size)
+{
+    const struct keys_config *config = keys->config;
+
+    if (!secret_is_set(&config->better_auth_redis_url))
+        return ERR_OK;
+    if (strcmp(config->better_auth_digest, "plain") == 0) {
+        snprintf(reterr, reterr_size, "better_auth_redis_url: with better_auth_digest=plain entries are named by the keys"
+                                      " themselves, which nobody knows here; let the plugin hash keys, or keep them out of Redis");
+        return ERR_MALFORMED;
+    }
+    ops_set_note(keys->ops, "better_auth_redis", false);
+    return entries_new(&(struct entries_options){ .loop = keys->loop, .store = keys->store, .url = &config->better_auth_redis_url,
+                                                  .prefix = config->better_auth_redis_prefix,
+                                                  .is_hex = strcmp(config->better_auth_digest, "hex") == 0,
+                                                  .on_state = on_entries_state, .owner = keys }, &keys->entries);
+}
+
 static void keys_stop(void **self)
 {
     struct keys *keys = *self;
@@ -212,6 +239,7 @@ static void keys_stop(void **self)
     loop_cancel(keys->loop, keys->life_soon);
     store_destroy(&keys->store);
     settler_destroy(&keys->settler);
+    entries_destroy(&keys->entries);
     feed_destroy(&keys->feed);
     bus_destroy(&keys->bus);
     for (size_t i = 0; i < KEYS_PENDING_MAX; i++) {
@@ -258,6 +286,8 @@ static enum err keys_start(const struct service_context *context, void **ret_sel
     err = make_parts(keys);
     if (err == ERR_OK)
         err = make_keeper(keys, reterr, reterr_size);
+    if (err == ERR_OK)
+        err = make_entries(keys, reterr, reterr_size);
     if (err != ERR_OK)
         return err;
     keys->prune_timer = loop_every(keys->loop, PRUNE_MS, on_prune_timer, keys);

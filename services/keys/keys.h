@@ -13,6 +13,7 @@
 #include "common/encode.h"
 #include "common/service.h"
 #include "services/keys/bulk_rules.h"
+#include "services/keys/entries.h"
 #include "services/keys/feed.h"
 #include "services/keys/issuers.h"
 #include "services/keys/keys_json.h"
@@ -65,7 +66,7 @@ struct pending {
     char *presented;                  /* a token to be explained; erased with the call */
     size_t presented_size;
     char presented_for[65];           /* slug; "": any resource */
-    uint64_t status;                  /* of the answer that waits for acknowledgements */
+    uint64_t sequence, status;        /* of the answer that waits for acknowledgements */
     json_t *body;
 };
 
@@ -82,6 +83,7 @@ struct keys {
     uint32_t pending_count;
     bool is_draining;
     struct settler *settler;
+    struct entries *entries;          /* NULL: Better-Auth keeps no keys in Redis */
     int prune_timer, prune_soon, life_timer, life_soon;
     struct pending pending[KEYS_PENDING_MAX];
 };

@@ -129,22 +129,31 @@ struct caller caller_of(const struct pending *p)
 
 /* ---- acknowledged changes ---------------------------------------------------------------------- */
 
-static void on_applied(void *owner, const struct feed_applied *applied)
+static void on_entries_gone(void *owner)
 {
     struct pending *p = owner;
     json_t *body = p->body;
 
     p->body = NULL;
-    if (body != NULL)
-        json_object_set_new(body, "applied", json_pack("{s:I, s:I, s:I}", "holders", (json_int_t)applied->holders,
-                                                       "of", (json_int_t)applied->of, "ms", (json_int_t)applied->ms));
     answer(p, p->status, body);
+}
+
+static void on_applied(void *owner, const struct feed_applied *applied)
+{
+    struct pending *p = owner;
+
+    if (p->body != NULL)
+        json_object_set_new(p->body, "applied", json_pack("{s:I, s:I, s:I}", "holders", (json_int_t)applied->holders,
+                                                       "of", (json_int_t)applied->of, "ms", (json_int_t)applied->ms));
+    entries_wait(p->keys->entries, p->sequence, on_entries_gone, p);
 }
 
 void answer_when_applied(struct pending *p, uint64_t sequence, uint64_t status, json_t *body)
 {
+    p->sequence = sequence;
     p->status = status;
     p->body = body;
+    entries_on_change(p->keys->entries);
     if (feed_wait(p->keys->feed, sequence, on_applied, p) != ERR_OK)
         answer_err(p, ERR_OVERLOADED, NULL, "", "the change is made; too many calls wait for its acknowledgement");
 }

@@ -206,6 +206,8 @@ const char *keys_refusal(const struct key_facts *key)
         return "TENANT_AMBIGUOUS";
     if (key->tenant_suspended)
         return "TENANT_SUSPENDED";
+    if (key->spent)
+        return "USAGE_EXCEEDED";
     return NULL;
 }
 

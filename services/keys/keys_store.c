@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "services/keys/bulk_store.h"
 #include "services/keys/key_life_store.h"
+#include "services/keys/entries_store.h"
 #include "services/keys/import_store.h"
 #include "services/keys/store_plan.h"
 #include "services/keys/tenants_store.h"
@@ -22,7 +23,7 @@ enum key_column {
     KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
     KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
     KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor,
-    KEY_addresses, KEY_servers, KEY_tools, KEY_environment, KEY_etag
+    KEY_addresses, KEY_servers, KEY_tools, KEY_environment, KEY_etag, KEY_spent
 };
 /* Of all that people see of a key but its use. */
 #define KEY_TAG "md5(ROW(a.key, a.name, a.\"referenceId\", a.enabled, a.\"expiresAt\", a.permissions, a.metadata, a.\"rateLimitEnabled\"," \
@@ -36,7 +37,7 @@ enum key_column {
     " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
     " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
     " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id," \
-    " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment, " KEY_TAG \
+    " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment, " KEY_TAG ", coalesce(c.spent, false)" \
     " FROM (SELECT x.* FROM mcpgw.apikey x " page ") a" \
     " JOIN mcpgw.credential c ON c.key_id = a.id LEFT JOIN mcpgw.key k ON k.key_id = a.id " order
 #define LIST(lines) "string_to_array(" lines ", chr(10))"
@@ -168,7 +169,7 @@ static void gather_statements(void)
 {
     static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements,
                                                               key_life_statements, bulk_statements, import_statements,
-                                                              reports_statements };
+                                                              reports_statements, entries_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
@@ -650,6 +651,7 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
             .owner_exists = postgres_flag(rows, row, KEY_owner_exists), .owner_banned = postgres_flag(rows, row, KEY_owner_banned),
             .organization_count = (uint64_t)postgres_i64(rows, row, KEY_organization_count),
             .tenant_suspended = postgres_flag(rows, row, KEY_tenant_suspended),
+            .spent = postgres_flag(rows, row, KEY_spent),
         },
     };
 #undef TEXT

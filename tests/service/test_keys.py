@@ -367,6 +367,8 @@ def test_verify_tells_the_owner_and_nobody_else(api, database):
     ("UPDATE apikey SET enabled = false", "KEY_DISABLED"),
     ("UPDATE apikey SET \"expiresAt\" = now() - interval '1 second'", "KEY_EXPIRED"),
     ("UPDATE mcpgw.key SET revoked_at = now()", "KEY_REVOKED"),
+    ("UPDATE apikey SET remaining = 0", "USAGE_EXCEEDED"),
+    ("UPDATE apikey SET remaining = 0, enabled = false", "KEY_DISABLED"),
     ("UPDATE \"user\" SET banned = true WHERE id = 'alice'", "OWNER_BANNED"),
     ("DELETE FROM \"user\" WHERE id = 'alice'", "OWNER_MISSING"),
     ("INSERT INTO apikey SELECT (jsonb_populate_record(a, '{\"id\":\"twin\"}')).* FROM apikey a", "KEY_UNKNOWN"),

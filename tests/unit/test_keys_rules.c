@@ -476,6 +476,8 @@ static void a_key_verifies_only_when_nothing_speaks_against_it(void **state)
 
     (void)state;
     assert_null(keys_refusal(&key));
+    key.spent = true;
+    assert_string_equal(keys_refusal(&key), "USAGE_EXCEEDED");
     key.tenant_suspended = true;
     assert_string_equal(keys_refusal(&key), "TENANT_SUSPENDED");
     key.organization_count = 2;
