@@ -217,12 +217,11 @@ def test_a_secret_of_the_operator_reaches_who_reads_it(stack):
     stack.operator("secret", "better_auth_secret", given="a secret of thirty-two characters\n")
     stack.operator("secret", "partner", given="client secret")
     assert stack.inside("authz", "cd /run/secrets-of-role; stat -c '%U %a' better_auth_secret partner").split() == ["mcpgw", "400"] * 2
-    assert stack.inside("keys", "ls /run/secrets-of-role/better_auth_secret /run/secrets-of-role/partner | grep -v No").endswith("partner")
+    names = stack.inside("keys", "ls /run/secrets-of-role").split()
+    assert "partner" in names and "better_auth_secret" not in names
     assert "no name" in stack.compose("run", "--rm", "--no-deps", "-T", "init", "secret", "chain_key", given="x", check=False)
-    authz = stack.containers("authz")[0]
-    stack.run("restart", "-t", "10", authz)
-    environment = wait_until(lambda: stack.run("exec", authz, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ | grep MCPGW_BETTER"), 60, "it runs")
-    assert environment == "MCPGW_BETTER_AUTH_SECRET_FILE=/run/secrets-of-role/better_auth_secret"
+    settings = stack.inside("authz", "/usr/local/share/mcpgw/entrypoint mcpgw-authz --show-config")
+    assert "MCPGW_BETTER_AUTH_SECRET_FILE" in settings and "thirty-two" not in settings
 
 
 def test_the_key_of_identities_rotates_and_the_edge_cannot_write_it(stack):
