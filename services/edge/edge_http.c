@@ -70,6 +70,7 @@ struct edge_http {
     _Atomic uint64_t connections, uploads, unsent;
     pthread_t reaper;
     bool has_reaper;
+    bool has_addresses;              /* it may listen on more than one */
     _Atomic bool is_stopping;
     char start_fault[200];           /* what civetweb said while it started */
     _Atomic uint16_t fd_of_port[65536];    /* where a client's port was last seen: guesses, to be checked */
@@ -102,12 +103,17 @@ static void note_socket(struct edge_http *http, int fd)
         atomic_store_explicit(&http->fd_of_port[ntohs(peer.sin_port)], (uint16_t)fd, memory_order_relaxed);
 }
 
+/*
+ * civetweb does not tell our own address, and a client may use one port of its own towards two of ours: with several
+ * addresses a socket counts only if no other fits, and the notes, which may be older than the other one, not at all.
+ */
 static int find_socket(struct edge_http *http, const struct mg_request_info *info)
 {
     int found = atomic_load_explicit(&http->fd_of_port[info->remote_port & 0xffff], memory_order_relaxed);
+    bool is_single = true;
     DIR *directory;
 
-    if (found > 2 && is_socket_of(found, info))
+    if (!http->has_addresses && found > 2 && is_socket_of(found, info))
         return found;
     directory = opendir("/proc/self/fd");
     if (directory == NULL)
@@ -119,11 +125,13 @@ static int find_socket(struct edge_http *http, const struct mg_request_info *inf
         if (fd <= 2)
             continue;
         note_socket(http, fd);
-        if (found < 0 && is_socket_of(fd, info))
-            found = fd;
+        if (!is_socket_of(fd, info))
+            continue;
+        is_single = found < 0;
+        found = fd;
     }
     closedir(directory);
-    return found;
+    return is_single ? found : -1;
 }
 
 static int thread_fd(struct exchange_thread *thread, const struct mg_connection *connection)
@@ -991,6 +999,7 @@ enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *ret
     if (http == NULL)
         return ERR_NO_MEMORY;
     http->edge = edge;
+    http->has_addresses = strchr(edge->config->listen, ',') != NULL || strstr(edge->config->listen, "0.0.0.0") != NULL;
     pthread_mutex_init(&http->lock, NULL);
     mg_init_library(0);
     err = start_listener(http, reterr, reterr_size);

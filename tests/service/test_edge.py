@@ -391,12 +391,15 @@ def test_an_unknown_peer_is_told_the_recorded_rejection(edge):
 class Kept:
     """One connection, used by hand."""
 
-    def __init__(self, edge, has_small_buffers=False):
+    def __init__(self, edge, has_small_buffers=False, to="127.0.0.1", source=0):
         self.socket = socket.socket()
+        if source:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(("127.0.0.1", source))
         if has_small_buffers:    # the edge's grow with the size of a segment
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
-        self.socket.connect(("127.0.0.1", edge.port))
+        self.socket.connect((to, edge.port))
         self.socket.settimeout(30)
         self.stream = self.socket.makefile("rb")
 
@@ -489,6 +492,20 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody(edge, kept):
     held.set()
     assert edge.check().status_code == 200
     wait_until(lambda: edge.metric('mcpgw_http_answers_total{class="2xx"}') >= 3, what="the second answered into the void")
+
+
+def test_connections_that_differ_in_our_address_alone_get_their_own_answers(start):
+    port = free_port()
+    edge = start(MCPGW_LISTEN=f"127.0.0.1:{port},127.0.0.2:{port}")
+    edge.port, source = port, free_port()
+    edge.replies("allowed", "allowed")
+    two = [Kept(edge, to=to, source=source) for to in ("127.0.0.1", "127.0.0.2")]
+    for number in range(5):
+        for name, kept in enumerate(two):
+            kept.send(f"of-{name}-{number}")
+            assert kept.receive()[:2] == (200, f"of-{name}-{number}")
+    for kept in two:
+        kept.close()
 
 
 def test_a_client_that_does_not_read_gets_every_answer_whole(edge):
