@@ -230,13 +230,24 @@ def instances(database, edge, service):
     return edge
 
 
+def tell_of_uses(database):
+    """One event of now that has been counted: what there was before is known."""
+    database.sql("""INSERT INTO audit.batch (producer, epoch, first_seq, last_seq, count, first_at, last_at, at, event, outcome, reason, request_id,
+                    user_id, tenant_id, auth_method, key_id, address, method, path, server, tool, status, latency_us, bytes, requests, details, keys, users)
+                    SELECT '00000000-0000-7000-8000-0000000000ff', 1, 1, 1, 1, now(), now(), ARRAY[now()], o, o, o, o, o, o, o, o, o, o, o, o, o,
+                           ARRAY[0], ARRAY[0], ARRAY[0], ARRAY[0], ARRAY['{}'], '{}', '{}' FROM (SELECT ARRAY['']) x (o)""")
+    database.sql("""INSERT INTO audit.watermark (producer, epoch, next_seq, consumer_token) VALUES ('00000000-0000-7000-8000-0000000000ff', 1, 2, 1)""")
+    database.sql("SELECT mcpgw.settle_uses('ignore_default', 16)")
+
+
 def test_time_ends_keys_once_whoever_looks(instances, database):
     from conftest import wait_until
     api = Api(instances)
     old, idle, busy, other = (api.create(who, scopes=["read"]) for who in (ALICE, ALICE, ALICE, BOB))
-    database.sql("""UPDATE apikey SET "createdAt" = now() - interval '10 days' WHERE id <> %s""", old["id"])
+    database.sql("""UPDATE apikey SET "createdAt" = now() - interval '10 days', "updatedAt" = now() - interval '10 days' WHERE id <> %s""", old["id"])
     database.sql("""UPDATE apikey SET "createdAt" = now() - interval '40 days' WHERE id = %s""", old["id"])
     database.sql("""UPDATE apikey SET "lastRequest" = now() WHERE id <> %s""", idle["id"])
+    tell_of_uses(database)
     tenant(database, rotate_after_s=30 * 86400, idle_after_s=5 * 86400)
     ended = "SELECT key_id, reason FROM mcpgw.outbox WHERE event = 'key.disabled' ORDER BY reason"
     wait_until(lambda: len(database.sql(ended)) == 2, what="both are disabled")

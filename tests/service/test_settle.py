@@ -112,3 +112,65 @@ def test_our_traffic_does_not_keep_the_plugin_s_window_open(trail):
     trail.add((7, "k", "request", "allowed", 1))
     settle(trail)
     assert counters(trail) == (1, 7)
+
+
+# ---- which keys nobody uses: as far as their uses are known
+
+IDLE = """INSERT INTO apikey (id, "configId", key, "referenceId", "createdAt", "updatedAt", enabled)
+          VALUES (%s, 'default', %s, 'u', %s, %s, true)"""
+
+
+@pytest.fixture
+def idle(trail):
+    """Keys that end an hour after START when nobody uses them."""
+    trail.sql("INSERT INTO mcpgw.tenant (id, slug, idle_after_s) VALUES ('user:u', 'u', 7200)")
+    for key in ("used", "unused"):
+        trail.sql(IDLE, key, f"digest of {key}", START - HOUR, START - HOUR)
+    return trail
+
+
+def disabled_of(database):
+    database.sql("SELECT mcpgw.disable_overdue(true)")
+    return [key for key, in database.sql("SELECT id FROM apikey WHERE NOT enabled ORDER BY id")]
+
+
+def test_no_key_is_idle_while_nothing_is_known_of_its_use(idle):
+    assert disabled_of(idle) == []
+    idle.add((0.5, "used", "request", "allowed", 1))
+    assert disabled_of(idle) == [], "its batch is not counted yet"
+
+
+def test_a_key_in_use_is_not_idle_though_its_uses_came_late(idle):
+    idle.add((0, "used", "request", "allowed", 1))
+    settle(idle)
+    for hour in (1, 2, 3, 4):
+        idle.add((hour, "used", "request", "allowed", 1))
+    assert settle(idle, batches=2) == 2 and disabled_of(idle) == ["unused"]     # a long backlog, counted in steps
+    settle(idle)
+    assert disabled_of(idle) == ["unused"]
+    idle.add((7, "", "request", "allowed", 1))
+    settle(idle)
+    assert disabled_of(idle) == ["unused", "used"]
+
+
+def test_a_key_is_not_idle_while_audit_is_away(idle):
+    idle.add((1.5, "used", "request", "allowed", 1))
+    settle(idle)
+    assert disabled_of(idle) == ["unused"], "the hours since then are unknown"
+
+
+def test_a_stream_that_comes_late_holds_the_others_back(idle):
+    idle.add((1.5, "used", "request", "allowed", 1))
+    idle.add((6, "", "request", "allowed", 1), epoch=2)
+    settle(idle)
+    assert disabled_of(idle) == ["unused"], "what epoch 1 has behind its first hours is on its way"
+    idle.sql("UPDATE audit.watermark SET updated = now() - interval '1 day' WHERE epoch = 1")
+    assert disabled_of(idle) == ["unused", "used"], "it has ended"
+
+
+def test_an_idle_key_that_is_enabled_again_stays_enabled(idle):
+    idle.add((6, "", "request", "allowed", 1))
+    settle(idle)
+    assert disabled_of(idle) == ["unused", "used"]
+    idle.sql("""UPDATE apikey SET enabled = true, "updatedAt" = now() WHERE id = 'used'""")
+    assert disabled_of(idle) == ["unused"]
