@@ -4,7 +4,7 @@
 
 enum change_kind {
     CHANGE_KEY = 1,        /* digest and key_id */
-    CHANGE_USER = 2,       /* user_id: everything of that user */
+    CHANGE_USER = 2,       /* user_id: everything of that user; key_id: mcpgw.account_name() of an account that became or was the user's */
     CHANGE_TENANT = 3,     /* tenant_id */
     CHANGE_SESSION = 4,    /* key_id holds the id of the session, the verdict's session_id: it ended, or is another user's */
     CHANGE_SERVER = 5,     /* server (slug) */

@@ -81,6 +81,7 @@ struct issuer {
     char user_claim[ISSUER_CLAIM_MAX + 1];
     char user_prefix[ISSUER_NAME_MAX + 1];     /* userId is <prefix>:<claim>; "": the claim itself */
     bool local_users;                  /* the claim is the id of a row of Better-Auth's user table, which must be there */
+    char account_provider[65];         /* providerId of Better-Auth's `account` rows whose accountId is the claim; "": none */
     char tenant_claim[ISSUER_CLAIM_MAX + 1];   /* "": none */
     char tenant[81];                   /* every token's tenant; "": by tenant_claim, by rules, else as for a user's key */
     struct issuer_rule rules[ISSUER_RULES_MAX];

@@ -549,6 +549,7 @@ static void set_default_scopes(struct issuer *issuer)
 
 static void set_entra_defaults(struct issuer *issuer)
 {
+    snprintf(issuer->account_provider, sizeof issuer->account_provider, "microsoft");
     issuer->algorithms = JOSE_BIT(RS256);
     issuer->derive_audiences = false;
     issuer->cooldown_s = 300;
@@ -568,6 +569,7 @@ static void set_broker_defaults(struct issuer *issuer)
     issuer->derive_audiences = false;
     issuer->opaque = OPAQUE_INTROSPECT;
     issuer->rule_count = 0;
+    snprintf(issuer->account_provider, sizeof issuer->account_provider, "%s", is_github ? "github" : "google");
     snprintf(issuer->issuer, sizeof issuer->issuer, "%s", is_github ? "https://github.com" : "https://accounts.google.com");
     snprintf(issuer->opaque_prefix, sizeof issuer->opaque_prefix, "%s", is_github ? "gho_" : "ya29.");
 }
@@ -748,6 +750,33 @@ static enum err check_introspection(struct load *load, const yaml_node_t *node)
     return ERR_OK;
 }
 
+/* What Better-Auth stores as accountId of these providers (1.7.5: oid of Entra, sub of Google, the number of GitHub's user). */
+static bool names_accounts(const struct issuer *issuer)
+{
+    const char *claim = issuer_is_entra(issuer) ? "oid" : issuer->preset == ISSUER_GITHUB ? "user.id" : "sub";
+
+    return !issuer->is_template && !issuer->local_users && strcmp(issuer->user_claim, claim) == 0;
+}
+
+static enum err complete_account(struct load *load, const yaml_node_t *node)
+{
+    struct issuer *issuer = load->issuer;
+
+    if (!is_given(load, FIELD_account_provider) && !names_accounts(issuer))
+        issuer->account_provider[0] = '\0';
+    if (issuer->account_provider[0] == '\0')
+        return ERR_OK;
+    if (issuer->is_template)
+        return refuse(load, node, "account_provider", "Better-Auth keeps an oid without its directory, so with several it names nobody for "
+                      "sure: write one entry for each directory, with its id as azure_tenant");
+    if (issuer->local_users)
+        return refuse(load, node, "account_provider", "with local_users the claim is the user's id already; remove one of the two");
+    if (strcmp(issuer->account_provider, "credential") == 0)
+        return refuse(load, node, "account_provider", "credential is Better-Auth's password login, which no issuer vouches for; write the "
+                      "id of the social provider");
+    return ERR_OK;
+}
+
 /* Scopes, scope_prefix and the user's prefix as the context shows them. */
 static enum err complete(struct load *load, const yaml_node_t *node)
 {
@@ -762,6 +791,8 @@ static enum err complete(struct load *load, const yaml_node_t *node)
         err = complete_own(load, node);
     if (err == ERR_OK)
         err = check_introspection(load, node);
+    if (err == ERR_OK)
+        err = complete_account(load, node);
     if (err != ERR_OK)
         return err;
     set_unless_empty(issuer->authorization_server, sizeof issuer->authorization_server, "%s", issuer->issuer);

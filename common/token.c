@@ -634,7 +634,13 @@ static enum jose_reason check_user(struct judging *judging)
         say(judging, "%s is %.100s", claim, show(judging, jose_claim(judging->claims, claim), shown));
         return JOSE_USER_MISSING;
     }
-    say(judging, "%s %.120s is the user %s", claim, judging->context.subject, judging->context.user_id);
+    const char *provider = judging->context.issuer->account_provider;
+
+    if (provider[0] != '\0')
+        say(judging, "%s %.120s is the user %s, or whose %s account it is in Better-Auth", claim, judging->context.subject,
+            judging->context.user_id, provider);
+    else
+        say(judging, "%s %.120s is the user %s", claim, judging->context.subject, judging->context.user_id);
     return JOSE_FINE;
 }
 

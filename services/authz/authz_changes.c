@@ -137,6 +137,7 @@ static bool remember_row(struct changes *changes, const struct change_row *row)
         return row->digest[0] != '\0';
     case CHANGE_USER:
         remember(changes, 0, SUBJECT_USER, row->user_id);
+        remember(changes, 1, SUBJECT_ACCOUNT, row->key_id);
         return row->user_id[0] != '\0';
     case CHANGE_TENANT:
         remember(changes, 0, SUBJECT_TENANT, row->tenant_id);

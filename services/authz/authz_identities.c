@@ -17,7 +17,8 @@ struct identities {
 };
 
 enum principal_column {
-    P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED, P_MEMBER
+    P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED, P_MEMBER,
+    P_LINKED, P_LINKED_COUNT, P_DEPARTED
 };
 enum session_column { S_SESSION_ID, S_USER_ID, S_EXPIRES_US, S_ORGANIZATION_ID };
 enum opaque_column { O_CLIENT_ID, O_USER_ID, O_SESSION_ID, O_SCOPES, O_AUDIENCES, O_EXPIRES_US, O_ENDED };
@@ -31,10 +32,14 @@ static const struct postgres_statement statements[] = {
     { "principal",
       "SELECT q.value, p.user_id IS NOT NULL, coalesce(p.banned, false), coalesce(p.second_factor, false),"
       " coalesce(p.organization_count, 0), p.organization_id, left(p.roles, 255),"
-      " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member"
-      " FROM mcpgw.change_sequence q LEFT JOIN mcpgw.find_principal($1) p ON true"
+      " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member,"
+      " l.user_id, coalesce(l.users, 0), coalesce(l.departed, false)"
+      " FROM mcpgw.change_sequence q LEFT JOIN mcpgw.find_linked(nullif($5, ''), $6) l ON true"
+      " LEFT JOIN mcpgw.find_principal(coalesce(l.user_id, $1)) p ON true"
       " CROSS JOIN LATERAL (SELECT $4 <> '' AND mcpgw.is_member($1, $4) AS is_member) m"
-      " LEFT JOIN mcpgw.tenant_state t ON t.id = coalesce(nullif($3, ''), CASE WHEN m.is_member THEN $4 END, p.organization_id, 'user:' || $1)" },
+      " LEFT JOIN mcpgw.tenant_state t ON t.id = CASE WHEN l.user_id IS NULL"
+      " THEN coalesce(nullif($3, ''), CASE WHEN m.is_member THEN $4 END, p.organization_id, 'user:' || $1)"
+      " ELSE coalesce(p.organization_id, nullif($3, ''), 'user:' || l.user_id) END" },
     { "session",
       "SELECT s.session_id, s.user_id, " MICROSECONDS("s.expires_at") ", s.organization_id FROM mcpgw.find_session($1) s" },
     { "opaque",
@@ -118,14 +123,20 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
     /* An id that no message carries is nobody's tenant: as if there were several and none chosen. */
     if (!message_take_text(postgres_text(r, 0, P_ORGANIZATION_ID), principal.organization_id, AUTHZ_ID_MAX))
         principal.organization_count = UINT64_MAX;
+    principal.departed = postgres_flag(r, 0, P_DEPARTED);
+    principal.linked_count = (uint64_t)postgres_i64(r, 0, P_LINKED_COUNT);
+    /* Likewise nobody's id. */
+    if (!message_take_text(postgres_text(r, 0, P_LINKED), principal.linked_user, AUTHZ_ID_MAX))
+        principal.linked_count = UINT64_MAX;
     call->on_principal(call->owner, ERR_OK, &principal);
 }
 
 enum err identities_find_principal(struct identities *identities, struct identity_call *call, const struct principal_question *question)
 {
     struct postgres_step step = {
-        .statement = "principal", .count = 4,
-        .values = { question->user_id, question->session_id, question->tenant_id, question->organization_id },
+        .statement = "principal", .count = 6,
+        .values = { question->user_id, question->session_id, question->tenant_id, question->organization_id, question->provider,
+                    question->account },
     };
 
     return postgres_call(identities->postgres, &step, on_principal, call);

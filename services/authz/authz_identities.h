@@ -51,6 +51,7 @@ struct principal_question {
     const char *user_id, *session_id;
     const char *tenant_id;                   /* that the token's issuer vouches for */
     const char *organization_id;             /* that a session names: whether the user is its member is answered */
+    const char *provider, *account;          /* of Better-Auth: if a user has this account, that one is asked about */
 };
 enum err identities_find_principal(struct identities *identities, struct identity_call *call,
                                    const struct principal_question *question) MUST_CHECK;

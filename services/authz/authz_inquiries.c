@@ -141,6 +141,7 @@ static bool facts_hold(const struct changes *changes, uint64_t sequence, const s
     return !changes_named(changes, sequence, SUBJECT_USER, context->user_id)
            && !changes_named(changes, sequence, SUBJECT_TENANT, context->tenant_id)
            && !changes_named(changes, sequence, SUBJECT_SESSION, context->session_id)
+           && !changes_named(changes, sequence, SUBJECT_ACCOUNT, facts->account)
            && (context->issuer == NULL || !changes_named(changes, sequence, SUBJECT_ISSUER, context->issuer->name));
 }
 
@@ -266,8 +267,10 @@ static void ask_principal(struct inquiry *inquiry)
         .session_id = is_local && all->redis == NULL && token_has_own_session(context) ? context->session_id : "",
         .tenant_id = context->issuer != NULL ? context->tenant_id : "",
         .organization_id = context->issuer == NULL ? context->tenant_id : "",
+        .provider = context->issuer != NULL ? context->issuer->account_provider : "", .account = context->subject,
     };
 
+    token_name_account(&inquiry->facts);
     inquiry->asked_us = clock_boottime_us();
     if (identities_find_principal(all->identities, &inquiry->call, &question) != ERR_OK)
         finish_refused(inquiry, ERR_UNAVAILABLE, "store");

@@ -66,7 +66,8 @@ static void join_tenant(struct token_facts *facts, const struct principal *princ
     struct token_context *context = &facts->context;
 
     facts->tenant_suspended = principal->tenant_suspended;
-    if (context->issuer == NULL && !principal->is_member)
+    if ((context->issuer == NULL && !principal->is_member)
+        || (principal->linked_count == 1 && principal->organization_id[0] != '\0'))
         context->tenant_id[0] = '\0';
     if (context->tenant_id[0] != '\0')
         return;
@@ -79,11 +80,43 @@ static void join_tenant(struct token_facts *facts, const struct principal *princ
         snprintf(context->tenant_id, sizeof context->tenant_id, "user:%s", context->user_id);
 }
 
+void token_name_account(struct token_facts *facts)
+{
+    const struct token_context *context = &facts->context;
+    char text[sizeof context->issuer->account_provider + sizeof context->subject + 1], encoded[DIGEST_TEXT_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+    int size;
+
+    facts->account[0] = '\0';
+    if (context->issuer == NULL || context->issuer->account_provider[0] == '\0')
+        return;
+    size = snprintf(text, sizeof text, "%s\n%s", context->issuer->account_provider, context->subject);
+    digest_sha256(text, (size_t)size, digest);
+    base64url_encode(digest, DIGEST_SIZE, encoded);
+    snprintf(facts->account, sizeof facts->account, "account:%s", encoded);
+}
+
+/* From here on the token is the linked user's. */
+static const char *join_account(struct token_context *context, const struct principal *principal)
+{
+    if (principal->linked_count > 1)
+        return "account_ambiguous";
+    if (principal->linked_count == 0)
+        return principal->departed ? "user_unknown" : NULL;
+    if (!principal->exists)
+        return "user_unknown";
+    memcpy(context->user_id, principal->linked_user, sizeof principal->linked_user);
+    return NULL;
+}
+
 const char *token_join(struct token_facts *facts, const struct principal *principal, const struct session_policy *policy)
 {
     struct token_context *context = &facts->context;
     bool local = is_local(context);
+    const char *reason = facts->account[0] != '\0' ? join_account(context, principal) : NULL;
 
+    if (reason != NULL)
+        return reason;
     if (local && !principal->exists && !is_client_itself(context))
         return "user_unknown";
     if (principal->exists && principal->banned)

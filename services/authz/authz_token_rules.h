@@ -16,6 +16,7 @@
 
 #define SESSION_TOKEN_MAX 128u    /* bytes of a session's secret; Better-Auth makes 32 */
 #define SESSION_ROLES_MAX 256u
+#define ACCOUNT_NAME_SIZE 52u     /* account:<base64url of a SHA-256> and NUL */
 
 /* What Postgres says of a user, all at one change number. */
 struct principal {
@@ -24,6 +25,9 @@ struct principal {
     bool session_lives;                      /* the session that was asked about, or none was */
     bool is_member;                          /* of the organization that was asked about */
     bool tenant_suspended;                   /* of the tenant that was asked about, else of the one token_join() finds */
+    uint64_t linked_count;                   /* users that have the account that was asked about; the rest is of the one */
+    bool departed;                           /* the last user that had it is deleted */
+    char linked_user[AUTHZ_ID_MAX + 1];
     uint64_t organization_count;
     char organization_id[AUTHZ_ID_MAX + 1];  /* the user's only one */
     char roles[SESSION_ROLES_MAX];           /* Better-Auth's admin plugin: a comma list */
@@ -33,9 +37,13 @@ struct principal {
 struct token_facts {
     struct token_context context;            /* issuer NULL: a session */
     bool any_server;                         /* it names no audience and needs none: sessions, Better-Auth's own opaque tokens */
+    char account[ACCOUNT_NAME_SIZE];         /* what changes call it; "": no account of Better-Auth is asked about */
     bool is_joined;                          /* the three below are known */
     bool tenant_ambiguous, tenant_suspended;
 };
+
+/* Fills facts->account where the issuer has an account_provider.  As mcpgw.account_name() makes it. */
+void token_name_account(struct token_facts *facts);
 
 /* A session as its store has it; texts are "" where there is none. */
 struct session_row {
@@ -56,7 +64,8 @@ bool token_has_own_session(const struct token_context *context);
  * Completes the facts of a token or session with what is known of its user.  NULL, or why it is refused (401).
  * A session's organization counts while the user is its member.
  * A user that an issuer maps to Better-Auth's table must be there, save a client that acts for itself (its sub is
- * its client_id).
+ * its client_id).  A subject with an account in Better-Auth is that account's user from here on, whose only organization
+ * goes before the issuer's tenant; one whose user was deleted is refused.
  */
 const char *token_join(struct token_facts *facts, const struct principal *principal, const struct session_policy *policy);
 

@@ -128,6 +128,100 @@ static void a_user_that_is_gone_or_banned_is_refused(void **state)
     assert_string_equal(facts.context.tenant_id, "user:u1");
 }
 
+static struct issuer linking = { .name = "corp", .account_provider = "microsoft" };
+
+/* The subject of a token of `linking` with one account in Better-Auth, that of u9. */
+static struct principal linked_to(const char *organization)
+{
+    struct principal principal = { .exists = true, .session_lives = true, .linked_count = 1, .linked_user = "u9" };
+
+    snprintf(principal.organization_id, sizeof principal.organization_id, "%s", organization);
+    principal.organization_count = organization[0] != '\0';
+    return principal;
+}
+
+static struct token_facts linking_facts(const char *tenant)
+{
+    struct token_facts facts = facts_of(&linking);
+
+    snprintf(facts.context.subject, sizeof facts.context.subject, "oid-1");
+    snprintf(facts.context.tenant_id, sizeof facts.context.tenant_id, "%s", tenant);
+    token_name_account(&facts);
+    return facts;
+}
+
+static void an_account_of_nobody_for_sure_or_of_somebody_gone_is_refused(void **state)
+{
+    struct token_facts facts = linking_facts("");
+    struct principal principal = linked_to("");
+
+    (void)state;
+    principal.linked_count = 2;
+    assert_string_equal(token_join(&facts, &principal, &policy), "account_ambiguous");
+    principal.linked_count = UINT64_MAX;    /* an id that no message carries */
+    assert_string_equal(token_join(&facts, &principal, &policy), "account_ambiguous");
+    principal = linked_to("");
+    principal.exists = false;
+    assert_string_equal(token_join(&facts, &principal, &policy), "user_unknown");
+    principal = linked_to("");
+    principal.banned = true;
+    assert_string_equal(token_join(&facts, &principal, &policy), "user_banned");
+    principal = (struct principal){ .session_lives = true, .departed = true };
+    assert_string_equal(token_join(&facts, &principal, &policy), "user_unknown");
+}
+
+static void a_linked_subject_is_the_user_of_better_auth(void **state)
+{
+    static const struct { const char *mapped, *organization; uint64_t count; const char *tenant; } rows[] = {
+        { "", "", 0, "user:u9" }, { "", "o1", 1, "o1" }, { "mapped", "", 0, "mapped" }, { "mapped", "o1", 1, "o1" }, { "mapped", "", 2, "mapped" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct token_facts facts = linking_facts(rows[i].mapped);
+        struct principal principal = linked_to(rows[i].organization);
+
+        principal.organization_count = rows[i].count;
+        principal.second_factor = true;    /* that of another login */
+        assert_null(token_join(&facts, &principal, &policy));
+        assert_string_equal(facts.context.user_id, "u9");
+        assert_string_equal(facts.context.tenant_id, rows[i].tenant);
+        assert_false(facts.tenant_ambiguous);
+        assert_false(facts.context.second_factor);
+    }
+    struct token_facts facts = linking_facts("");
+    struct principal several = linked_to("");
+
+    several.organization_count = 2;
+    assert_null(token_join(&facts, &several, &policy));
+    assert_true(facts.tenant_ambiguous);
+}
+
+static void a_subject_without_an_account_is_who_its_issuer_says(void **state)
+{
+    const struct principal unlinked = { .session_lives = true }, deaf = linked_to("o1");
+    struct token_facts facts = linking_facts("mapped");
+
+    (void)state;
+    assert_null(token_join(&facts, &unlinked, &policy));
+    assert_string_equal(facts.context.user_id, "u1");
+    assert_string_equal(facts.context.tenant_id, "mapped");
+    facts = facts_of(&foreign);    /* no account was asked about: what is said of one does not count */
+    token_name_account(&facts);
+    assert_string_equal(facts.account, "");
+    assert_null(token_join(&facts, &deaf, &policy));
+    assert_string_equal(facts.context.user_id, "u1");
+}
+
+/* printf 'microsoft\noid-1' | openssl dgst -sha256 -binary | basenc --base64url; tests/service/test_accounts.py compares Postgres. */
+static void changes_call_an_account_by_its_digest(void **state)
+{
+    const struct token_facts facts = linking_facts("");
+
+    (void)state;
+    assert_string_equal(facts.account, "account:XOCK0mKCaMefMQXvl3HDqKGEWQJyfagxiT85sD_BFbo");
+}
+
 static void a_session_that_ended_ends_the_token(void **state)
 {
     const struct principal ended = { .exists = true };
@@ -360,6 +454,10 @@ int main(void)
         cmocka_unit_test(the_vector_of_better_auth_is_read_in_both_spellings),
         cmocka_unit_test(a_stored_session_is_read_or_refused_whole),
         cmocka_unit_test(a_user_that_is_gone_or_banned_is_refused),
+        cmocka_unit_test(an_account_of_nobody_for_sure_or_of_somebody_gone_is_refused),
+        cmocka_unit_test(a_linked_subject_is_the_user_of_better_auth),
+        cmocka_unit_test(a_subject_without_an_account_is_who_its_issuer_says),
+        cmocka_unit_test(changes_call_an_account_by_its_digest),
         cmocka_unit_test(a_session_that_ended_ends_the_token),
         cmocka_unit_test(a_second_factor_counts_only_with_a_session_of_ours),
         cmocka_unit_test(only_a_whole_role_makes_an_administrator),

@@ -297,6 +297,35 @@ static void presets_fill_what_is_not_written(void **state)
     assert_string_equal(us->issuer, "https://login.microsoftonline.us/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0");
 }
 
+static void accounts_of_better_auth_are_known_by_the_claim_that_it_stores(void **state)
+{
+    (void)state;
+
+    options.public_url = "https://gw.example";
+    assert_loaded("issuers:\n"
+                  "  - {name: one, preset: entra-v2, azure_tenant: " DIRECTORY ", client_id: app}\n"
+                  "  - {name: old, preset: entra-v1, azure_tenant: " DIRECTORY ", client_id: app, account_provider: work}\n"
+                  "  - {name: many, preset: entra-v2, azure_tenant: common, azure_tenants: any, client_id: app}\n"
+                  "  - {name: us, preset: entra-v2, azure_tenant: consumers, client_id: app, user_claim: email}\n"
+                  "  - {name: hub, preset: github, client_id: Iv1.x, client_secret: s, grants: read}\n"
+                  "  - {name: goo, preset: google, client_id: x, grants: read, account_provider: ''}\n"
+                  "  - {name: ba, preset: better-auth, issuer: 'https://a.example'}\n"
+                  "  - {name: kc, preset: oidc, issuer: 'https://kc.example', account_provider: keycloak}\n"
+                  "  - {name: kd, preset: oidc, issuer: 'https://kd.example'}\n");
+    static const struct { const char *name, *provider; } rows[] = {
+        { "one", "microsoft" }, { "old", "work" }, { "many", "" }, { "us", "" }, { "hub", "github" }, { "goo", "" }, { "ba", "" },
+        { "kc", "keycloak" }, { "kd", "" },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        assert_string_equal(issuers_named(issuers, rows[i].name)->account_provider, rows[i].provider);
+    assert_refused("issuers: [{name: a, preset: entra-v2, azure_tenant: common, azure_tenants: any, client_id: x, account_provider: microsoft}]\n",
+                   "account_provider", "one entry for each directory");
+    assert_refused("issuers: [{name: a, preset: better-auth, issuer: 'https://a.example', account_provider: google}]\n",
+                   "account_provider", "local_users");
+    assert_refused("issuers: [" OIDC ", account_provider: credential}]\n", "account_provider", "no issuer vouches");
+}
+
 static void rules_that_are_written_replace_those_of_the_preset(void **state)
 {
     (void)state;
@@ -396,6 +425,7 @@ int main(void)
         cmocka_unit_test_setup(github_and_google_need_an_application_that_proves_the_audience, clear),
         cmocka_unit_test_setup(a_file_without_the_list_has_no_issuers, clear),
         cmocka_unit_test_setup(presets_fill_what_is_not_written, clear),
+        cmocka_unit_test_setup(accounts_of_better_auth_are_known_by_the_claim_that_it_stores, clear),
         cmocka_unit_test_setup(rules_that_are_written_replace_those_of_the_preset, clear),
         cmocka_unit_test_setup(a_secret_is_read_only_by_those_who_need_it, clear),
         cmocka_unit_test_setup(entra_from_the_environment_alone, clear),
