@@ -134,7 +134,7 @@ def test_every_function_that_runs_as_its_owner_has_a_fixed_search_path(database)
 @pytest.mark.parametrize("statement", [
     'UPDATE apikey SET "lastRequest" = now()', 'UPDATE apikey SET "requestCount" = 7', "UPDATE apikey SET enabled = true",
     'UPDATE apikey SET "lastRefillAt" = now()', 'UPDATE apikey SET "updatedAt" = now()', "UPDATE apikey SET enabled = enabled",
-    "UPDATE \"user\" SET name = 'x', image = 'y', role = 'z'", "UPDATE mcpgw.key SET created_by = 'x', revoked_reason = 'y'",
+    "UPDATE \"user\" SET name = 'x', image = 'y'", "UPDATE mcpgw.key SET created_by = 'x', revoked_reason = 'y'",
     "INSERT INTO mcpgw.key (key_id, revoked_at) VALUES ('no such key', now())", "INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('v', 'V', 'v', true)",
 ])
 def test_what_no_verdict_depends_on_is_no_change(facts, statement):
