@@ -1,6 +1,7 @@
 """mcpgw token explain with a key set at hand: exit codes, what it says, and the YAML of docs/oauth.md read by the real code."""
 import base64
 import json
+import os
 import re
 import subprocess
 import time
@@ -118,7 +119,8 @@ def test_the_examples_of_the_page_are_read(signer, tmp_path, number):
     done = explain(signer.token(), "--jwks", signer.jwks, "--config", file)
     assert done.returncode in (0, 1), done.stderr
     for service in ("authz", "edge", "keys"):
-        shown = subprocess.run([program(f"mcpgw-{service}"), "--config", file, "--show-config"], capture_output=True, text=True, timeout=30)
+        shown = subprocess.run([program(f"mcpgw-{service}"), "--config", file, "--show-config"], capture_output=True, text=True, timeout=30,
+                               env={"PATH": os.environ["PATH"]})    # make exports MCPGW_LISTEN, which is the edge's
         assert shown.returncode == 0, shown.stderr
 
 
