@@ -337,10 +337,28 @@ static void a_key_decides_where_the_token_cannot_be_asked_about(void **state)
         assert_int_equal(token_yields_to_key(rows[i].outcome, rows[i].has_key, rows[i].any), rows[i].yields);
 }
 
+static void a_session_whose_names_fit_no_message_is_refused(void **state)
+{
+    char longest[AUTHZ_ID_MAX + 2];
+    struct token_facts facts;
+
+    (void)state;
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = '\0';
+    const struct session_row rows[] = {
+        { .session_id = "", .user_id = "u", .organization_id = "" }, { .session_id = "s", .user_id = "", .organization_id = "" },
+        { .session_id = longest, .user_id = "u", .organization_id = "" }, { .session_id = "s", .user_id = longest, .organization_id = "" },
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        assert_int_equal(session_facts_of(&rows[i], &facts), ERR_UNPROCESSABLE);
+}
+
 /* ---- opaque tokens and the cache ----------------------------------------------------------------------- */
 
 static void a_row_without_audiences_gets_those_of_its_issuer(void **state)
 {
+    static const struct issuer named = { .name = "named", .audience_count = 1, .audiences = { { .value = "https://own" } } };
     struct opaque_row row = { .client_id = "c", .user_id = "", .session_id = "", .scopes = "read", .audiences = "", .expires_us = 5000000 };
     struct issuers *issuers = calloc(1, sizeof *issuers);
     bool any = false;
@@ -352,6 +370,9 @@ static void a_row_without_audiences_gets_those_of_its_issuer(void **state)
     assert_non_null(strstr(answer, "\"aud\":[\"https://gw.example\"]"));
     assert_non_null(strstr(answer, "\"sub\":\"c\""));
     assert_true(any);
+    free(answer);
+    answer = opaque_answer(&row, &named, issuers, &any);
+    assert_non_null(strstr(answer, "\"aud\":[\"https://own\",\"https://gw.example\"]"));
     free(answer);
     row.audiences = "[\"https://x\"]";
     answer = opaque_answer(&row, &local, issuers, &any);
@@ -465,6 +486,7 @@ int main(void)
         cmocka_unit_test(an_organization_that_the_user_left_is_no_session_s_tenant),
         cmocka_unit_test(several_organizations_and_no_choice_is_403),
         cmocka_unit_test(a_key_decides_where_the_token_cannot_be_asked_about),
+        cmocka_unit_test(a_session_whose_names_fit_no_message_is_refused),
         cmocka_unit_test(a_row_without_audiences_gets_those_of_its_issuer),
         cmocka_unit_test(another_proof_finds_nothing_and_pushes_nothing_out),
         cmocka_unit_test(an_entry_ends_with_its_time_and_with_its_token),

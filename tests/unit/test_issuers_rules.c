@@ -154,6 +154,21 @@ static void a_set_without_a_usable_key_is_none(void **state)
     assert_no_keys(503, "{\"keys\":[" EC_KEY "]}", "503");
 }
 
+/* JSON's numbers may be written shorter than they are kept. */
+static void a_set_that_grows_beyond_its_limit_is_refused(void **state)
+{
+    const size_t count = JOSE_SET_MAX / 6;
+    char *body = malloc(JOSE_SET_MAX + 400), *at = body;
+
+    (void)state;
+    at += sprintf(at, "{\"keys\":[" EC_KEY "],\"x\":[1e9");
+    for (size_t i = 0; i < count; i++)
+        at += sprintf(at, ",1e9");
+    sprintf(at, "]}");
+    assert_no_keys(200, body, "larger");
+    free(body);
+}
+
 static void a_private_key_is_never_stored_not_even_in_half(void **state)
 {
     const struct fetch_answer answer = answer_of(200, "{\"keys\":[" PRIVATE_KEY "," EC_KEY ",{\"kty\":\"oct\",\"kid\":\"c\",\"k\":\"c2VjcmV0\"}]}");
@@ -213,6 +228,7 @@ int main(void)
         cmocka_unit_test(a_place_that_was_configured_is_the_only_one),
         cmocka_unit_test(only_a_missing_document_is_looked_for_elsewhere),
         cmocka_unit_test(a_set_without_a_usable_key_is_none),
+        cmocka_unit_test(a_set_that_grows_beyond_its_limit_is_refused),
         cmocka_unit_test(a_private_key_is_never_stored_not_even_in_half),
         cmocka_unit_test(the_same_set_is_stored_as_the_same_text),
         cmocka_unit_test(a_set_is_fresh_for_what_its_server_says_within_bounds),
