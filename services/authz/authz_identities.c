@@ -30,7 +30,8 @@ enum keyset_column { K_SEQUENCE, K_NAME, K_ISSUER, K_JWKS };
 /* The change number comes from the snapshot of the row itself. */
 static const struct postgres_statement statements[] = {
     { "principal",
-      "SELECT q.value, p.user_id IS NOT NULL, coalesce(p.banned, false), coalesce(p.second_factor, false),"
+      "SELECT q.value, p.user_id IS NOT NULL, coalesce(p.banned, false),"
+      " coalesce(p.second_factor, false) AND mcpgw.session_proves_factor(p.user_id, $2, $7::bigint),"
       " coalesce(p.organization_count, 0), p.organization_id, left(p.roles, 255),"
       " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member,"
       " l.user_id, coalesce(l.users, 0), coalesce(l.departed, false)"
@@ -133,12 +134,14 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
 
 enum err identities_find_principal(struct identities *identities, struct identity_call *call, const struct principal_question *question)
 {
+    char created[24];
     struct postgres_step step = {
-        .statement = "principal", .count = 6,
+        .statement = "principal", .count = 7,
         .values = { question->user_id, question->session_id, question->tenant_id, question->organization_id, question->provider,
-                    question->account },
+                    question->account, created },
     };
 
+    snprintf(created, sizeof created, "%llu", (unsigned long long)question->session_created_us);
     return postgres_call(identities->postgres, &step, on_principal, call);
 }
 

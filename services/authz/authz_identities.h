@@ -49,6 +49,7 @@ struct identity_call {
 /* Of a user; the others "": none is asked about.  At most one of tenant_id and organization_id is given. */
 struct principal_question {
     const char *user_id, *session_id;
+    uint64_t session_created_us;             /* where session_id is "": of a session in Redis */
     const char *tenant_id;                   /* that the token's issuer vouches for */
     const char *organization_id;             /* that a session names: whether the user is its member is answered */
     const char *provider, *account;          /* of Better-Auth: if a user has this account, that one is asked about */

@@ -265,6 +265,7 @@ static void ask_principal(struct inquiry *inquiry)
     const struct principal_question question = {
         .user_id = context->user_id,
         .session_id = is_local && all->redis == NULL && token_has_own_session(context) ? context->session_id : "",
+        .session_created_us = inquiry->facts.session_created_us,
         .tenant_id = context->issuer != NULL ? context->tenant_id : "",
         .organization_id = context->issuer == NULL ? context->tenant_id : "",
         .provider = context->issuer != NULL ? context->issuer->account_provider : "", .account = context->subject,
@@ -743,6 +744,7 @@ static enum err read_settings(struct inquiries *all, char *reterr, size_t reterr
     all->plain_sessions = strcmp(config->session_bearer, "any") == 0;
     all->fallback_any = strcmp(config->fallback, "any") == 0;
     all->policy.admin_roles = config->session_admin_roles;
+    all->policy.factor_roles = config->second_factor_roles;
     return read_scopes(config->session_scopes, &all->policy.scopes, reterr, reterr_size);
 }
 

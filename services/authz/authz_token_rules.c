@@ -129,8 +129,9 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
         context->tier = (context->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_OAUTH;
     }
     /* By password Better-Auth makes a session of such a user only once the factor was given; of others it cannot be told. */
-    if (local && token_has_own_session(context) && principal->second_factor)
+    if (local && token_has_own_session(context) && principal->second_factor && !facts->is_impersonated)
         context->second_factor = true;
+    facts->lacks_factor = !context->second_factor && has_any_role(principal->roles, policy->factor_roles);
     join_tenant(facts, principal);
     facts->is_joined = true;
     return NULL;
@@ -138,7 +139,9 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
 
 enum err session_facts_of(const struct session_row *row, struct token_facts *ret_facts)
 {
-    struct token_facts facts = { .any_server = true };
+    struct token_facts facts = {
+        .any_server = true, .session_created_us = row->created_us, .is_impersonated = row->is_impersonated
+    };
     struct token_context *context = &facts.context;
 
     if (row->session_id[0] == '\0' || row->user_id[0] == '\0'
@@ -193,6 +196,8 @@ void token_decide(const struct token_facts *facts, const struct issuers *issuers
         refuse(v, ERR_DENIED, "tenant_ambiguous");
     else if (facts->tenant_suspended)
         refuse(v, ERR_DENIED, "tenant_suspended");
+    else if (facts->lacks_factor)
+        refuse(v, ERR_DENIED, "second_factor");
     else if (!scopes_cover(context->scopes, needed))
         refuse(v, ERR_DENIED, "scope");
 }
@@ -265,18 +270,23 @@ static bool read_time(const char *text, uint64_t *ret_us)
 {
     struct tm parts = { 0 };
     const char *end = strptime(text, "%Y-%m-%dT%H:%M:%S", &parts);
+    uint64_t fraction_us = 0;
     time_t seconds;
 
     if (end == NULL)
         return false;
-    if (*end == '.')
-        end += 1 + strspn(end + 1, "0123456789");
+    if (*end == '.') {
+        uint64_t unit_us = 100000;
+
+        for (end++; *end >= '0' && *end <= '9'; end++, unit_us /= 10)
+            fraction_us += (uint64_t)(*end - '0') * unit_us;
+    }
     if (strcmp(end, "Z") != 0)
         return false;
     seconds = timegm(&parts);
     if (seconds <= 0)
         return false;
-    *ret_us = (uint64_t)seconds * 1000000;
+    *ret_us = (uint64_t)seconds * 1000000 + fraction_us;
     return true;
 }
 
@@ -288,15 +298,22 @@ enum err session_read_json(const char *json, size_t size, struct session_texts *
     const char *user = json_string_value(json_object_get(session, "userId"));
     const char *ends = json_string_value(json_object_get(session, "expiresAt"));
     const char *organization = json_string_value(json_object_get(session, "activeOrganizationId"));
+    const char *created = json_string_value(json_object_get(session, "createdAt"));
+    const json_t *impersonator = json_object_get(session, "impersonatedBy");
     struct session_texts texts = { 0 };
-    uint64_t expires_us;
+    uint64_t expires_us, created_us = 0;
 
     if (id == NULL || user == NULL || ends == NULL || !read_time(ends, &expires_us)
         || !message_take_text(id, texts.session_id, AUTHZ_ID_MAX) || !message_take_text(user, texts.user_id, AUTHZ_ID_MAX)
         || (organization != NULL && !message_take_text(organization, texts.organization_id, AUTHZ_ID_MAX)))
         return ERR_MALFORMED;
+    if (created != NULL && !read_time(created, &created_us))
+        created_us = 0;
     *ret_texts = texts;
-    *ret_row = (struct session_row){ ret_texts->session_id, ret_texts->user_id, ret_texts->organization_id, expires_us };
+    *ret_row = (struct session_row){
+        .session_id = ret_texts->session_id, .user_id = ret_texts->user_id, .organization_id = ret_texts->organization_id,
+        .expires_us = expires_us, .created_us = created_us, .is_impersonated = impersonator != NULL && !json_is_null(impersonator),
+    };
     return ERR_OK;
 }
 

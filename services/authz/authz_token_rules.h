@@ -21,7 +21,8 @@
 /* What Postgres says of a user, all at one change number. */
 struct principal {
     uint64_t sequence;
-    bool exists, banned, second_factor;
+    bool exists, banned;
+    bool second_factor;                      /* the user has one, and the session that was asked about is younger */
     bool session_lives;                      /* the session that was asked about, or none was */
     bool is_member;                          /* of the organization that was asked about */
     bool tenant_suspended;                   /* of the tenant that was asked about, else of the one token_join() finds */
@@ -38,8 +39,11 @@ struct token_facts {
     struct token_context context;            /* issuer NULL: a session */
     bool any_server;                         /* it names no audience and needs none: sessions, Better-Auth's own opaque tokens */
     char account[ACCOUNT_NAME_SIZE];         /* what changes call it; "": no account of Better-Auth is asked about */
-    bool is_joined;                          /* the three below are known */
+    uint64_t session_created_us;             /* of a session in Redis; 0: not known */
+    bool is_impersonated;                    /* an administrator's, in the user's name */
+    bool is_joined;                          /* those below are known */
     bool tenant_ambiguous, tenant_suspended;
+    bool lacks_factor;                       /* a role of the user wants a second factor, and none is proved */
 };
 
 /* Fills facts->account where the issuer has an account_provider.  As mcpgw.account_name() makes it. */
@@ -49,12 +53,15 @@ void token_name_account(struct token_facts *facts);
 struct session_row {
     const char *session_id, *user_id, *organization_id;    /* organization_id: chosen by the user for this session */
     uint64_t expires_us;                                   /* Unix time */
+    uint64_t created_us;                                   /* 0: not known here */
+    bool is_impersonated;
 };
 
 /* How sessions are read; the settings of their names. */
 struct session_policy {
     uint64_t scopes;          /* of every session */
     const char *admin_roles;  /* comma list: a user with one of them holds admin */
+    const char *factor_roles; /* comma list: a user with one of them does nothing without a second factor */
 };
 
 /* Is its session id one of Better-Auth's sessions?  That of another issuer is a name of its own. */

@@ -1,9 +1,15 @@
-"""Access tokens of real authorization servers open the gateway: oidc-provider, and Better-Auth."""
+"""Access tokens of real authorization servers open the gateway: oidc-provider, and Better-Auth, with its second factors and its
+social login."""
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import shutil
 import subprocess
+import time
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import requests
@@ -11,6 +17,8 @@ import requests
 from conftest import Gateway, free_port, make_home, wait_until
 from oauth_flow import Client
 from peers import node
+from stand_in import CLIENTS, DIRECTORY, Providers
+from stand_in import SECRET as CLIENT_SECRET
 
 ISSUERS = """issuers:
   - name: oidc
@@ -30,8 +38,25 @@ ISSUERS = """issuers:
     issuer: {app}/api/auth
     cooldown_s: 5
     opaque: database
+  - name: entra
+    preset: entra-v2
+    azure_tenant: {directory}
+    azure_authority: {providers}
+    client_id: {microsoft}
+  - name: github
+    preset: github
+    client_id: {github}
+    client_secret: {secret}
+    introspection_url: {providers}/api.github.com/applications/{github}/token
+    grants: [proxy]
+  - name: google
+    preset: google
+    client_id: {google}
+    introspection_url: {providers}/oauth2.googleapis.com/tokeninfo
+    grants: [proxy]
 """
 SECRET = "a-secret-of-the-end-to-end-tests-only-0123456789"
+PASSWORD = "correct-horse-battery"
 FETCH = "MCPGW_FETCH_PRIVATE=true MCPGW_FETCH_PLAIN_HTTP=true"
 
 
@@ -61,11 +86,18 @@ def app_port():
 
 
 @pytest.fixture(scope="module")
-def gateway(provider, app_port):
+def providers():
+    with Providers() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def gateway(provider, providers, app_port):
     home = make_home()
     instance = Gateway(home, free_port())
     config = instance.home / "issuers.yaml"
-    config.write_text(ISSUERS.format(issuer=provider, app=f"http://127.0.0.1:{app_port}"))
+    config.write_text(ISSUERS.format(issuer=provider, app=f"http://127.0.0.1:{app_port}", providers=providers.url, directory=DIRECTORY,
+                                     secret=CLIENT_SECRET, **CLIENTS))
     config.chmod(0o644)
     instance.settings = {"MCPGW_CONFIG": str(config), "MCPGW_SETTINGS_keys": FETCH,
                          "MCPGW_SETTINGS_authz": f"{FETCH} MCPGW_BETTER_AUTH_SECRET={SECRET}"}
@@ -157,13 +189,26 @@ def test_a_token_is_explained(gateway, alice):
 # ---- Better-Auth --------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def app(gateway, app_port):
+def app(gateway, app_port, providers):
     """The application, started after the gateway: the gateway's keys service finds it by itself."""
-    with peer("better_auth_server.mjs", app_port, f"{gateway.url}/mcp/example", DATABASE_URL=gateway.env["MCPGW_DATABASE_URL"],
-              BETTER_AUTH_SECRET=SECRET) as issuer:
+    resources = f"{gateway.url}/mcp/example", f"{gateway.url}/mcp/safe"
+    with peer("better_auth_server.mjs", app_port, *resources, DATABASE_URL=gateway.env["MCPGW_DATABASE_URL"],
+              BETTER_AUTH_SECRET=SECRET, PROVIDERS=json.dumps({"url": providers.url, "directory": DIRECTORY, "secret": CLIENT_SECRET,
+                                                               "clients": CLIENTS})) as issuer:
         wait_until(lambda: [i for i in gateway.call("GET", "/api/v1/issuers").json()["items"] if i["name"] == "app" and i["keys"]],
                    60, "the keys of Better-Auth are fetched")
         yield issuer
+
+
+def post(app, browser, path, wanted=200, **fields):
+    """As a page of the application asks Better-Auth."""
+    answer = browser.post(app + path, timeout=20, headers={"origin": app.removesuffix("/api/auth")}, json=fields)
+    assert answer.status_code == wanted, answer.text
+    return answer
+
+
+def cookies_of(browser):
+    return "; ".join(f"{c.name}={c.value}" for c in browser.cookies)
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +216,12 @@ def bea(app):
     """(OAuth client with Bea's session, her user id, her session token)"""
     metadata = requests.get(app + "/.well-known/openid-configuration", timeout=20).json()
     client = Client(metadata, "openid proxy read")
-    answer = client.session.post(app + "/sign-up/email", timeout=20, headers={"origin": app.removesuffix("/api/auth")},
-                                 json={"email": "bea@example.com", "name": "Bea", "password": "correct-horse-battery"})
-    assert answer.status_code == 200, answer.text
+    answer = post(app, client.session, "/sign-up/email", email="bea@example.com", name="Bea", password=PASSWORD)
     return client, answer.json()["user"]["id"], answer.headers["set-auth-token"]
 
 
-def check(gateway, **headers):
-    return requests.get(f"{gateway.url}/auth/check?scope=proxy&server=example", headers=headers, timeout=20)
+def check(gateway, server="example", **headers):
+    return requests.get(f"{gateway.url}/auth/check?scope=proxy&server={server}", headers=headers, timeout=20)
 
 
 def test_a_token_of_better_auths_provider_opens_the_server(gateway, bea):
@@ -192,17 +235,168 @@ def test_a_token_of_better_auths_provider_opens_the_server(gateway, bea):
 
 def test_a_session_of_better_auth_opens_the_server_until_it_ends(gateway, app, bea):
     client, user, token = bea
-    cookie = "; ".join(f"{c.name}={c.value}" for c in client.session.cookies)
+    cookie = cookies_of(client.session)
     for headers in ({"cookie": cookie}, {"authorization": f"Bearer {token}"}):
         said = check(gateway, **headers)
         assert said.status_code == 200, said.text
         assert (said.json()["userId"], said.json()["authMethod"]) == (user, "session")
     access = client.log_in("openid proxy", f"{gateway.url}/mcp/example")["access_token"]
     assert check(gateway, authorization=f"Bearer {access}").status_code == 200
-    out = client.session.post(app + "/sign-out", timeout=20, headers={"origin": app.removesuffix("/api/auth")}, json={})
-    assert out.status_code == 200, out.text
+    post(app, client.session, "/sign-out")
     assert wait_until(lambda: check(gateway, cookie=cookie).status_code == 401, 10, "the session has ended")
     assert check(gateway, authorization=f"Bearer {token}").status_code == 401
+
+
+# ---- second factors: @better-auth's two-factor plugin ----------------------------------------------
+
+@pytest.fixture(scope="module")
+def safe(gateway):
+    """A server whose callers need a second factor."""
+    listed = gateway.call("GET", "/api/v1/servers").json()["items"]
+    added = gateway.cli("server", "add", "safe", next(s["url"] for s in listed if s["slug"] == "example"), "--second-factor", "on")
+    assert added.returncode == 0, added.stderr
+    return "safe"
+
+
+def totp(uri):
+    """RFC 6238: the code of now."""
+    secret = parse_qs(urlsplit(uri).query)["secret"][0]
+    mac = hmac.digest(base64.b32decode(secret + "=" * (-len(secret) % 8)), (int(time.time()) // 30).to_bytes(8, "big"), hashlib.sha1)
+    return f"{int.from_bytes(mac[mac[-1] & 15:][:4], 'big') % 2**31 % 10**6:06}"
+
+
+def sign_up(app, name):
+    browser = requests.Session()
+    return browser, post(app, browser, "/sign-up/email", email=f"{name}@example.com", name=name, password=PASSWORD).json()["user"]["id"]
+
+
+def sign_in(app, name, browser=None):
+    browser = browser or requests.Session()
+    return browser, post(app, browser, "/sign-in/email", email=f"{name}@example.com", password=PASSWORD).json()
+
+
+def status(gateway, browser, server):
+    return check(gateway, server, cookie=cookies_of(browser)).status_code
+
+
+@pytest.fixture(scope="module")
+def cass(app):
+    """(browser of the session that enabled the factor, a session that is older, TOTP URI)"""
+    browser, _ = sign_up(app, "cass")
+    older, _ = sign_in(app, "cass")
+    return browser, older, post(app, browser, "/two-factor/enable", password=PASSWORD).json()["totpURI"]
+
+
+@pytest.fixture(scope="module")
+def enrolled(app, cass):
+    post(app, cass[0], "/two-factor/verify-totp", code=totp(cass[2]))
+    return cass
+
+
+def test_a_session_proves_the_second_factor_only_once_it_was_given(gateway, app, safe, cass):
+    browser, older, uri = cass
+    assert [status(gateway, each, "example") for each in (browser, older)] == [200, 200]
+    refused = requests.post(f"{gateway.url}/mcp/{safe}", json={}, timeout=20, headers={"cookie": cookies_of(browser), "origin": gateway.url})
+    assert refused.status_code == 403
+    challenge = refused.headers["www-authenticate"]
+    assert 'error="insufficient_user_authentication"' in challenge and f'/.well-known/oauth-protected-resource/mcp/{safe}"' in challenge
+    post(app, browser, "/two-factor/verify-totp", 401, code="000000" if totp(uri) != "000000" else "000001")
+    assert status(gateway, browser, safe) == 403
+    post(app, browser, "/two-factor/verify-totp", code=totp(uri))
+    assert status(gateway, browser, safe) == 200
+    assert status(gateway, older, safe) == 403 and status(gateway, older, "example") == 200    # made with a password alone
+
+
+def test_half_a_sign_in_and_its_cookies_prove_nothing(gateway, app, safe, enrolled):
+    uri = enrolled[2]
+    browser, said = sign_in(app, "cass")
+    assert said["twoFactorRedirect"] is True
+    signed = browser.cookies["better-auth.two_factor"]
+    for cookie in (cookies_of(browser), f"better-auth.session_token={signed}"):                # signed with the same secret
+        assert check(gateway, "example", cookie=cookie).status_code == 401
+    assert check(gateway, "example", authorization=f"Bearer {unquote(signed)}").status_code == 401
+    post(app, browser, "/two-factor/verify-totp", code=totp(uri), trustDevice=True)
+    assert status(gateway, browser, safe) == 200
+    trust = browser.cookies["better-auth.trust_device"]
+    assert check(gateway, safe, cookie=f"better-auth.session_token={trust}").status_code == 401
+    assert check(gateway, safe, cookie=f"better-auth.trust_device={trust}").status_code == 401
+    for value, known in ((trust[:-6] + "AAAA%3D", False), (trust, True)):                      # the factor was given on this device
+        again = requests.Session()
+        again.cookies.set("better-auth.trust_device", value)
+        _, said = sign_in(app, "cass", again)
+        assert (said.get("twoFactorRedirect"), status(gateway, again, safe)) == ((None, 200) if known else (True, 401))
+
+
+def test_a_token_of_a_session_with_a_second_factor_has_one_too(gateway, app, safe, enrolled):
+    client = Client(requests.get(app + "/.well-known/openid-configuration", timeout=20).json(), "openid proxy")
+    for browser, expected in ((enrolled[0], 200), (enrolled[1], 403)):
+        client.session = browser
+        token = client.log_in("openid proxy", f"{gateway.url}/mcp/{safe}")["access_token"]
+        assert bearer(gateway, token, safe).status_code == expected
+
+
+@pytest.fixture(scope="module")
+def boss(gateway, app):
+    """Browser of an administrator of the application."""
+    browser, user = sign_up(app, "boss")
+    with gateway.database() as connection:
+        connection.execute("UPDATE \"user\" SET role = 'admin' WHERE id = %s", [user])
+    return browser
+
+
+def test_who_impersonates_a_user_gave_no_factor_of_that_user(gateway, app, safe, enrolled, boss):
+    session = enrolled[0].get(app + "/get-session", timeout=20).json()
+    browser = requests.Session()
+    browser.cookies.update(boss.cookies)
+    post(app, browser, "/admin/impersonate-user", userId=session["user"]["id"])
+    said = check(gateway, "example", cookie=cookies_of(browser))
+    assert (said.status_code, said.json()["userId"]) == (200, session["user"]["id"])
+    assert status(gateway, browser, safe) == 403
+
+
+# ---- social login ------------------------------------------------------------------------------------
+
+def log_in_socially(app, provider, person):
+    """(browser, what Better-Auth stored): its own code from /sign-in/social to the callback, with the stand-in between."""
+    browser = requests.Session()
+    url = post(app, browser, "/sign-in/social", provider=provider, callbackURL="/welcome").json()["url"]
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    assert asked["client_id"] == CLIENTS[provider] and asked["redirect_uri"] == f"{app}/callback/{provider}"
+    back = browser.get(asked["redirect_uri"], params={"code": person, "state": asked["state"]}, allow_redirects=False, timeout=20)
+    assert (back.status_code, back.headers["location"]) == (302, "/welcome"), back.text
+    return browser
+
+
+@pytest.mark.parametrize("name", ["microsoft", "github", "google"])
+def test_who_came_by_social_login_is_one_user_by_cookie_and_by_the_providers_token(gateway, app, boss, providers, name):
+    person = f"dan-{name}"
+    browser = log_in_socially(app, name, person)
+    with gateway.database() as connection:
+        user, account, token = connection.execute('SELECT "userId", "accountId", "accessToken" FROM account WHERE "providerId" = %s AND "userId" ='
+                                                  ' (SELECT id FROM "user" WHERE email = %s)', [name, f"{person}@example.com"]).fetchone()
+    assert account == {"microsoft": f"oid-{person}", "github": str(providers.serial(person)), "google": f"google-{person}"}[name]
+    for headers, method in (({"cookie": cookies_of(browser)}, "session"), ({"authorization": f"Bearer {token}"}, "oauth")):
+        said = check(gateway, **headers)
+        assert said.status_code == 200, said.text
+        assert (said.json()["userId"], said.json()["authMethod"]) == (user, method)
+    post(app, browser, "/sign-out")
+    wait_until(lambda: status(gateway, browser, "example") == 401, 5, "the session ends")      # 0.1 s where nothing else runs
+    assert check(gateway, authorization=f"Bearer {token}").status_code == 200                   # it is no session's
+    browser = log_in_socially(app, name, person)
+    assert status(gateway, browser, "example") == 200
+    post(app, boss, "/admin/ban-user", userId=user)
+    credentials = {"cookie": cookies_of(browser)}, {"authorization": f"Bearer {token}"}
+    wait_until(lambda: [check(gateway, **each).status_code for each in credentials] == [401, 401], 5, "the ban counts")
+    post(app, boss, "/admin/unban-user", userId=user)
+    wait_until(lambda: check(gateway, **credentials[1]).status_code == 200, 5, "the ban ends")
+    assert check(gateway, **credentials[0]).status_code == 401                                  # Better-Auth ended its sessions
+
+
+def test_a_providers_token_for_another_application_opens_nothing(gateway, providers):
+    for token in (providers.opaque_token("gho_", "eve", "Iv1.another"), providers.opaque_token("ya29.", "eve", "another.apps.googleusercontent.com"),
+                  "gho_" + "x" * 32, "ya29." + "x" * 32, providers.entra_token("eve", "00000003-0000-0000-c000-000000000000", scp="User.Read"),
+                  providers.entra_token("eve", scp=None)):
+        assert check(gateway, authorization=f"Bearer {token}").status_code == 401
 
 
 # ---- last: the provider forgets its clients -----------------------------------------------------

@@ -109,7 +109,12 @@ def test_two_factors_and_the_chosen_organization_are_told(bench):
     bench.change("UPDATE session SET \"activeOrganizationId\" = 'sb' WHERE id = %s", session)
     assert bench.ask(cookie, SESSION)["tenant_id"] == "sb"
     bench.change("UPDATE \"user\" SET \"twoFactorEnabled\" = true WHERE id = 'twice'")
-    assert bench.ask(cookie, SESSION)["second_factor"]
+    assert not bench.ask(cookie, SESSION)["second_factor"]                     # made with a password alone
+    _, later = bench.add_session("twice")
+    assert bench.ask(session_cookie(SECRET, later), SESSION)["second_factor"]
+    _, borrowed = bench.add_session("twice")
+    bench.db.sql("UPDATE session SET \"impersonatedBy\" = 'boss' WHERE token = %s", borrowed)
+    assert not bench.ask(session_cookie(SECRET, borrowed), SESSION)["second_factor"]
     bench.change("DELETE FROM member WHERE id = 'msb'")
     assert bench.ask(cookie, SESSION)["tenant_id"] == "sa"
 

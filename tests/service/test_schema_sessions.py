@@ -145,3 +145,27 @@ def test_an_opaque_token_of_old_is_found_by_itself(facts):
     assert as_authz(facts, ASK)[0][-1] is True
     facts.sql("UPDATE \"oauthAccessToken\" SET \"accessToken\" = 'digest'")
     assert as_authz(facts, ASK) == []
+
+
+def test_a_session_that_is_older_than_the_second_factor_proves_none(facts):
+    prove = "SELECT mcpgw.session_proves_factor('u', 's', 0)"
+    facts.sql('ALTER TABLE "user" ADD "twoFactorEnabled" boolean')
+    assert as_authz(facts, prove) == [(True,)]                              # never asked unless the user has one
+    facts.sql('UPDATE "user" SET "twoFactorEnabled" = true')                # plain SQL: by the clock of Postgres
+    assert as_authz(facts, prove) == [(False,)]
+    facts.sql("UPDATE session SET \"createdAt\" = now()")
+    assert as_authz(facts, prove) == [(True,)]
+    facts.sql('UPDATE "user" SET "twoFactorEnabled" = true, name = \'V\', "updatedAt" = now()')
+    assert as_authz(facts, prove) == [(True,)]                              # it was enabled before
+    facts.sql('UPDATE "user" SET "twoFactorEnabled" = false')
+    facts.sql('UPDATE "user" SET "twoFactorEnabled" = true, "updatedAt" = \'2100-01-01T00:00:00.125Z\'')    # the application's clock
+    assert as_authz(facts, prove) == [(False,)]
+    facts.sql("UPDATE session SET \"createdAt\" = '2100-01-01T00:00:00.125Z'")
+    assert as_authz(facts, prove) == [(True,)]
+    facts.sql("UPDATE session SET \"impersonatedBy\" = 'boss'")
+    assert as_authz(facts, prove) == [(False,)]
+    of_redis = "SELECT mcpgw.session_proves_factor('u', '', %s)"
+    moment = 4102444800125000
+    assert [as_authz(facts, of_redis, at)[0][0] for at in (0, moment - 1, moment)] == [False, False, True]
+    facts.sql('DELETE FROM "user"')
+    assert facts.sql("SELECT count(*) FROM mcpgw.second_factor") == [(0,)]

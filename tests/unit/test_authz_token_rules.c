@@ -93,13 +93,13 @@ static void a_stored_session_is_read_or_refused_whole(void **state)
     assert_string_equal(row.session_id, "s1");
     assert_string_equal(row.user_id, "u1");
     assert_string_equal(row.organization_id, "o1");
-    assert_int_equal(row.expires_us, UINT64_C(4102444800000000));
+    assert_int_equal(row.expires_us, UINT64_C(4102444800123000));
 }
 
 /* ---- users ------------------------------------------------------------------------------------------- */
 
 static struct issuer foreign = { .name = "corp" }, local = { .name = "own", .preset = ISSUER_BETTER_AUTH, .local_users = true };
-static const struct session_policy policy = { .scopes = SCOPE_BIT(READ), .admin_roles = "admin, owner" };
+static const struct session_policy policy = { .scopes = SCOPE_BIT(READ), .admin_roles = "admin, owner", .factor_roles = "owner" };
 
 static struct token_facts facts_of(const struct issuer *issuer)
 {
@@ -246,6 +246,49 @@ static void a_second_factor_counts_only_with_a_session_of_ours(void **state)
     snprintf(facts.context.session_id, sizeof facts.context.session_id, "s1");
     assert_null(token_join(&facts, &strong, &policy));
     assert_true(facts.context.second_factor);
+}
+
+static void an_impersonated_session_proves_no_factor(void **state)
+{
+    static const char entry[] = "{\"session\":{\"id\":\"s1\",\"userId\":\"u1\",\"expiresAt\":\"2100-01-01T00:00:00.000Z\","
+                                "\"createdAt\":\"2026-01-01T00:00:00.250Z\",\"impersonatedBy\":%s}}";
+    const struct principal strong = { .exists = true, .session_lives = true, .second_factor = true };
+    static const struct { const char *by; bool is_proved; } rows[] = { { "null", true }, { "\"boss\"", false }, { "1", false } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char json[300];
+        struct session_texts texts;
+        struct session_row row;
+        struct token_facts facts;
+
+        snprintf(json, sizeof json, entry, rows[i].by);
+        assert_int_equal(session_read_json(json, strlen(json), &texts, &row), ERR_OK);
+        assert_int_equal(row.created_us % 1000000, 250000);
+        assert_int_equal(session_facts_of(&row, &facts), ERR_OK);
+        assert_null(token_join(&facts, &strong, &policy));
+        assert_int_equal(facts.context.second_factor, rows[i].is_proved);
+    }
+}
+
+static void a_role_may_want_a_second_factor_for_everything(void **state)
+{
+    struct principal owner = { .exists = true, .session_lives = true, .roles = "user,owner" };
+    const struct issuers issuers = { 0 };
+    struct token_facts facts = facts_of(NULL);
+    struct verdict verdict;
+
+    (void)state;
+    facts.any_server = true;
+    snprintf(facts.context.session_id, sizeof facts.context.session_id, "s1");
+    assert_null(token_join(&facts, &owner, &policy));
+    token_decide(&facts, &issuers, "a", SCOPE_BIT(READ), &verdict);
+    assert_int_equal(verdict.error, ERR_DENIED);
+    assert_string_equal(verdict.reason, "second_factor");
+    owner.second_factor = true;
+    assert_null(token_join(&facts, &owner, &policy));
+    token_decide(&facts, &issuers, "a", SCOPE_BIT(READ), &verdict);
+    assert_int_equal(verdict.error, ERR_OK);
 }
 
 static void a_session_of_another_issuer_is_none_of_better_auth(void **state)
@@ -482,6 +525,8 @@ int main(void)
         cmocka_unit_test(a_session_that_ended_ends_the_token),
         cmocka_unit_test(a_second_factor_counts_only_with_a_session_of_ours),
         cmocka_unit_test(only_a_whole_role_makes_an_administrator),
+        cmocka_unit_test(an_impersonated_session_proves_no_factor),
+        cmocka_unit_test(a_role_may_want_a_second_factor_for_everything),
         cmocka_unit_test(a_session_of_another_issuer_is_none_of_better_auth),
         cmocka_unit_test(an_organization_that_the_user_left_is_no_session_s_tenant),
         cmocka_unit_test(several_organizations_and_no_choice_is_403),
