@@ -88,7 +88,7 @@ $(B)/bin/mcpgw-$(1): $(B)/services/$(1)/main.o $(B)/lib$(1).a $(B)/libcommon.a
 endef
 $(foreach s,$(SERVICES),$(eval $(call service_rules,$(s))))
 
-$(B)/bin/mcpgw: $(CLI_O) $(B)/libcommon.a
+$(B)/bin/mcpgw: $(CLI_O) $(B)/gen/audit_schema.o $(B)/gen/keys_schema.o $(B)/libcommon.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(B)/bin/mcpgw-example-server: $(B)/compose/local/example_server.o $(B)/libcommon.a
@@ -120,7 +120,7 @@ builds:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs build/asan/tests/test_jose_differential
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage build/sabotage/bin/mcpgw-audit build/sabotage/bin/mcpgw-authz
+	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage $(addprefix build/sabotage/bin/mcpgw-,audit authz edge)
 test:
 	@$(INSTALL) build run test lint
 	@$(MAKE) --no-print-directory -s builds
@@ -145,7 +145,7 @@ chaos:
 	@CHAOS_MINUTES=$(MINUTES) tests/run chaos
 
 FUZZERS := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZ_SOURCES := $(wildcard common/*.c) $(filter-out %/main.c,$(wildcard services/*/*.c))
+FUZZ_SOURCES := $(wildcard common/*.c) $(filter-out %/main.c,$(wildcard services/*/*.c)) cli/audit_leaf.c
 FUZZ_O := $(patsubst %.c,build/fuzz/o/%.o,$(FUZZ_SOURCES)) $(foreach s,$(SERVICES),$(if $(wildcard services/$(s)/schema/*.sql),build/fuzz/gen/$(s)_schema.o))
 FUZZ_FLAGS := $(COMMON_FLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 fuzzers: $(FUZZERS)

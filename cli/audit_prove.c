@@ -12,16 +12,6 @@
 #include "cli/environment.h"
 #include "cli/output.h"
 
-#define PROOF_FILE_SIZE 65536u
-#define CONTENT_MAX     16384u
-#define UNIX_TO_POSTGRES_US INT64_C(946684800000000)
-
-DEFINE_DESTROY(json_destroy, json_t, json_decref)
-
-static const char *const value_names[EVENT_COLUMNS_COUNT] = {
-    "time", "event", "outcome", "reason", "requestId", "userId", "tenantId", "authMethod", "keyId", "address", "method", "path",
-    "server", "tool", "status", "latencyUs", "bytes", "count", "details",
-};
 
 struct prove {
     struct epoch_name name;
@@ -31,63 +21,9 @@ struct prove {
     struct merkle *subtrees;             /* one a range */
     size_t count;
     uint64_t at;                         /* leaves seen */
-    uint8_t content[CONTENT_MAX];
+    uint8_t content[LEAF_CONTENT_MAX];
     size_t content_size;
 };
-
-/* ---- what an event says */
-
-static json_t *value_of(size_t column, const uint8_t *bytes, uint32_t size)
-{
-    if (column == VALUE_AT && size == 8) {
-        const int64_t us = (int64_t)read_be64(bytes) + UNIX_TO_POSTGRES_US;
-        const time_t seconds = (time_t)(us / 1000000);
-        char text[64], whole[32];
-        struct tm parts;
-
-        gmtime_r(&seconds, &parts);
-        strftime(whole, sizeof whole, "%Y-%m-%dT%H:%M:%S", &parts);
-        snprintf(text, sizeof text, "%s.%06dZ", whole, (int)(us % 1000000));
-        return json_string(text);
-    }
-    if (column >= 14 && column <= 17)
-        return json_integer(size == 8 ? (json_int_t)read_be64(bytes) : size == 4 ? (json_int_t)read_be32(bytes) : 0);
-    return json_stringn((const char *)bytes, size);
-}
-
-/* The content of a leaf as an object; NULL: it is no content of a leaf. */
-static json_t *event_of(const uint8_t *content, size_t size)
-{
-    OWNED(json_destroy) json_t *event = json_object();
-    const uint8_t *at = content + LEAF_HEAD_SIZE, *end = content + size;
-    char producer[UUID_TEXT_SIZE];
-    json_t *made;
-
-    if (size < LEAF_HEAD_SIZE)
-        return NULL;
-    uuid_format(content + 1, producer);
-    json_object_set_new(event, "producer", json_string(producer));
-    json_object_set_new(event, "epoch", json_integer((json_int_t)read_be64(content + 1 + UUID_SIZE)));
-    json_object_set_new(event, "seq", json_integer((json_int_t)read_be64(content + 9 + UUID_SIZE)));
-    for (size_t i = 0; i < EVENT_COLUMNS_COUNT; i++) {
-        if (end - at < 4)
-            return NULL;
-        const uint32_t length = read_be32(at);
-
-        at += 4;
-        if (length == UINT32_MAX)
-            continue;
-        if (length > (size_t)(end - at))
-            return NULL;
-        json_object_set_new(event, value_names[i], value_of(i, at, length));
-        at += length;
-    }
-    if (at != end)
-        return NULL;
-    made = event;
-    event = NULL;
-    return made;
-}
 
 static json_t *bytes_json(const uint8_t *bytes, size_t size)
 {
@@ -114,7 +50,7 @@ static bool take_batch(void *owner, struct batch *batch)
     for (uint64_t n = 0; trail_next_event(batch, &prove->name, n, &prove->buffer, &event, &is_broken); n++, prove->at++) {
         if (prove->at >= prove->size)
             return false;
-        if (prove->at == prove->index && event.seq == prove->seq && event.size <= CONTENT_MAX) {
+        if (prove->at == prove->index && event.seq == prove->seq && event.size <= LEAF_CONTENT_MAX) {
             memcpy(prove->content, event.content, event.size);
             prove->content_size = event.size;
             continue;
@@ -187,7 +123,7 @@ static void print_proof(const struct prove *prove, const struct checkpoint *chec
         merkle_root(&prove->subtrees[i], root);
         json_array_append_new(hashes, bytes_json(root, DIGEST_SIZE));
     }
-    json_object_set_new(proof, "event", event_of(prove->content, prove->content_size));
+    json_object_set_new(proof, "event", leaf_event(prove->content, prove->content_size));
     json_object_set_new(proof, "content", bytes_json(prove->content, prove->content_size));
     json_object_set_new(proof, "index", json_integer((json_int_t)prove->index));
     json_object_set_new(proof, "proof", hashes);
@@ -237,45 +173,6 @@ enum exit_code audit_prove(struct cli *cli, const struct arguments *arguments)
 
 /* ---- check-proof */
 
-static size_t take_bytes(const json_t *value, uint8_t *bytes, size_t capacity)
-{
-    const char *text = json_string_value(value);
-    size_t size = 0;
-
-    return text != NULL && base64url_decode(text, strlen(text), bytes, capacity, &size) == ERR_OK ? size : 0;
-}
-
-/* NULL: it proves the event; else why not. */
-static const char *refute(const json_t *proof, const struct verifier *verifier, json_t **ret_event)
-{
-    const json_t *hashes = json_object_get(proof, "proof"), *index = json_object_get(proof, "index");
-    char *line = json_dumps(json_object_get(proof, "checkpoint"), JSON_COMPACT);
-    const bool is_checkpoint = line != NULL;
-    uint8_t content[CONTENT_MAX], leaf[DIGEST_SIZE], path[MERKLE_PROOF_MAX][DIGEST_SIZE];
-    const size_t size = take_bytes(json_object_get(proof, "content"), content, sizeof content);
-    struct checkpoint checkpoint;
-    const enum err err = is_checkpoint ? checkpoint_parse(line, strlen(line), &checkpoint) : ERR_MALFORMED;
-
-    free(line);
-    if (err != ERR_OK || size < LEAF_HEAD_SIZE || !json_is_array(hashes) || !json_is_integer(index)
-        || json_array_size(hashes) > MERKLE_PROOF_MAX)
-        return "this is no proof as mcpgw audit prove writes it";
-    for (size_t i = 0; i < json_array_size(hashes); i++)
-        if (take_bytes(json_array_get(hashes, i), path[i], DIGEST_SIZE) != DIGEST_SIZE)
-            return "a hash of the proof has the wrong size";
-    if (!checkpoint_is_signed(verifier, &checkpoint))
-        return "the checkpoint is not signed by this key";
-    if (memcmp(content + 1, checkpoint.producer, UUID_SIZE) != 0 || read_be64(content + 1 + UUID_SIZE) != checkpoint.epoch)
-        return "the checkpoint is of another epoch than the event";
-    merkle_leaf(content, size, leaf);
-    if (json_integer_value(index) < 0
-        || !merkle_proves(leaf, (uint64_t)json_integer_value(index), checkpoint.size,
-                          (const uint8_t (*)[DIGEST_SIZE])path, json_array_size(hashes), checkpoint.root))
-        return "the proof does not lead from the event to the signed root";
-    *ret_event = event_of(content, size);
-    return *ret_event == NULL ? "the content is no event" : NULL;
-}
-
 enum exit_code audit_check_proof(struct cli *cli, const struct arguments *arguments)
 {
     OWNED(verifier_destroy) struct verifier *verifier = NULL;
@@ -291,7 +188,7 @@ enum exit_code audit_check_proof(struct cli *cli, const struct arguments *argume
         complain("%s", path == NULL ? "no key: give --key FILE.pub, or MCPGW_AUDIT_KEY" : told);
         return EXIT_MISUSE;
     }
-    why = refute(proof, verifier, &event);
+    why = proof_refute(proof, verifier, &event);
     if (why != NULL) {
         complain("NOT PROVEN: %s", why);
         return EXIT_REFUSED;

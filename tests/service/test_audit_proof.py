@@ -120,6 +120,42 @@ def test_what_a_superuser_does_to_the_trail_is_found(trail):
         assert findings == set(), (name, lines)
 
 
+HIDING = {
+    "a policy": ("ALTER TABLE audit.batch ENABLE ROW LEVEL SECURITY", "ALTER TABLE audit.batch DISABLE ROW LEVEL SECURITY", "audit.batch"),
+    "a trigger": ("CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+                  " CREATE TRIGGER drop_it BEFORE INSERT ON audit.quarantine FOR EACH ROW EXECUTE FUNCTION public.drop_it()",
+                  "DROP FUNCTION public.drop_it CASCADE", "audit.quarantine"),
+    "a reader of another text": ("ALTER FUNCTION audit.recent RENAME TO true_recent;"
+                                 " CREATE FUNCTION audit.recent(timestamptz, timestamptz, text, text, integer) RETURNS SETOF audit.event"
+                                 " LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS"
+                                 " 'SELECT * FROM audit.true_recent($1, $2, $3, $4, $5) e WHERE e.seq <> 15'",
+                                 "DROP FUNCTION audit.recent; ALTER FUNCTION audit.true_recent RENAME TO recent", "audit.recent"),
+    "a reader that looks elsewhere": ("ALTER FUNCTION mcpgw.audit_page SET search_path = public, pg_catalog",
+                                      "ALTER FUNCTION mcpgw.audit_page SET search_path = pg_catalog, pg_temp", "mcpgw.audit_page"),
+}
+
+
+def test_what_stands_between_rows_and_readers_is_found(trail):
+    assert trail.verify()[0] == set()
+    for name, (hide, show, where) in HIDING.items():
+        trail.change(hide)
+        findings, lines = trail.verify()
+        assert "hidden" in findings and lines[0]["detail"].startswith(where), (name, lines)
+        trail.change(show)
+        assert trail.verify()[0] == set(), name
+
+
+def test_the_database_cannot_say_what_time_it_is(trail):
+    """A whole epoch is gone, and a now() of the year 2200, by which retention would have dropped it."""
+    trail.change(MUTATIONS["the whole epoch is gone"][0])
+    trail.change("CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT timestamptz '2200-01-01' $$")
+    trail.change("ALTER ROLE mcpgw_audit SET search_path = public, pg_catalog")
+    try:
+        assert "tail_cut" in trail.verify()[0]
+    finally:
+        trail.change("ALTER ROLE mcpgw_audit RESET search_path")
+
+
 def test_a_foreign_checkpoint_is_found(trail):
     other = trail.tmp / "other.key"
     subprocess.run([program("mcpgw"), "audit", "keygen", other], check=True, stdout=subprocess.DEVNULL)

@@ -6,15 +6,17 @@ import pytest
 import conftest
 from conftest import wait_until
 from test_audit import Spool, sequences, start, wait_stored
+from test_edge import start as start_edge, upstream    # noqa: F401  fixtures
 
 
 @pytest.fixture
 def build(monkeypatch):
-    binary = conftest.ROOT / "build" / "sabotage" / "bin" / "mcpgw-audit"
-    if not binary.exists():
-        pytest.skip("build/sabotage/bin/mcpgw-audit is not built: make VARIANT=sabotage build/sabotage/bin/mcpgw-audit")
-    usual = conftest.program
-    monkeypatch.setattr(conftest, "program", lambda name: str(binary) if name == "mcpgw-audit" else usual(name))
+    binaries, usual = conftest.ROOT / "build" / "sabotage" / "bin", conftest.program
+    for name in ("mcpgw-audit", "mcpgw-edge"):
+        if not (binaries / name).exists():
+            pytest.skip(f"build/sabotage/bin/{name} is not built: make VARIANT=sabotage build/sabotage/bin/{name}")
+    monkeypatch.setattr(conftest, "program",
+                        lambda name: str(binaries / name) if name in ("mcpgw-audit", "mcpgw-edge") else usual(name))
 
 
 class ForgetfulSpool(Spool):
@@ -69,3 +71,16 @@ def test_a_refused_batch_is_lost_only_without(build, database, edge, service, sa
 @pytest.mark.parametrize("sabotage, holds", [("", True), ("fencing", False)])
 def test_another_instance_s_events_are_repeated_only_without(build, database, edge, service, spool, sabotage, holds):
     assert store_against_another(database, edge, service, spool, sabotage) == holds
+
+
+@pytest.mark.parametrize("sabotage, holds", [("", True), ("spool", False)])
+def test_what_audit_did_not_hear_is_lost_only_without(build, database, tmp, service, start_edge, sabotage, holds):
+    edge = start_edge(SABOTAGE=sabotage)
+    edge.replies("allowed", "allowed")
+    answers = {edge.check().json()["requestId"] for _ in range(10)}
+    service("audit", MCPGW_DATABASE_URL=database.url("mcpgw_audit"), MCPGW_EDGES=f"ipc://{tmp}/bus/edge-*").wait_ready()
+    told = "SELECT coalesce(sum(count), 0) FROM audit.event WHERE event IN ('request', 'lost')"
+    wait_until(lambda: database.sql(told)[0][0] >= 10, what="ten events, whatever became of them")
+    stored = {row[0] for row in database.sql('SELECT "requestId" FROM audit.event WHERE event = \'request\'')}
+    lost = database.sql("SELECT sum(count) FROM audit.event WHERE event = 'lost'")[0][0]
+    assert (stored == answers and not lost) == holds and (holds or lost == 10)
