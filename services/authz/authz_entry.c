@@ -8,10 +8,10 @@ static const uint8_t head[4] = { 'M', 'G', 'V', ENTRY_VERSION };
 
 enum {
     FLAG_USABLE = 1, FLAG_ENABLED = 2, FLAG_REVOKED = 4, FLAG_IS_ORGANIZATION = 8, FLAG_OWNER_EXISTS = 16,
-    FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAG_METERED = 128
+    FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAG_METERED = 128, FLAG_OWNER_LEFT = 256, FLAG_ALL = 511
 };
 
-_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 1 + 5 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
+_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 2 + 5 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
                    <= ENTRY_SIZE_MAX,
                "the longest entry must fit");
 
@@ -40,17 +40,19 @@ static uint8_t *put_reach(uint8_t *at, const struct authz_facts *facts)
     return at + facts->reach_size;
 }
 
-static uint8_t flags_of(const struct authz_facts *facts)
+static uint16_t flags_of(const struct authz_facts *facts)
 {
-    return (uint8_t)((facts->usable ? FLAG_USABLE : 0) | (facts->enabled ? FLAG_ENABLED : 0)
+    return (uint16_t)((facts->usable ? FLAG_USABLE : 0) | (facts->enabled ? FLAG_ENABLED : 0)
                      | (facts->revoked ? FLAG_REVOKED : 0) | (facts->is_organization ? FLAG_IS_ORGANIZATION : 0)
                      | (facts->owner_exists ? FLAG_OWNER_EXISTS : 0) | (facts->owner_banned ? FLAG_OWNER_BANNED : 0)
-                     | (facts->tenant_suspended ? FLAG_TENANT_SUSPENDED : 0) | (facts->metered ? FLAG_METERED : 0));
+                     | (facts->tenant_suspended ? FLAG_TENANT_SUSPENDED : 0) | (facts->metered ? FLAG_METERED : 0)
+                     | (facts->owner_left ? FLAG_OWNER_LEFT : 0));
 }
 
 size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], uint64_t sequence,
                   const struct authz_facts *facts, uint8_t bytes[ENTRY_SIZE_MAX])
 {
+    const uint16_t flags = flags_of(facts);
     uint8_t *at = bytes;
 
     memcpy(at, head, sizeof head);
@@ -59,7 +61,8 @@ size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], u
     at = put_text(at, facts->reference_id);
     at = put_text(at, facts->side_tenant_id);
     at = put_text(at, facts->organization_id);
-    *at++ = flags_of(facts);
+    *at++ = (uint8_t)flags;
+    *at++ = (uint8_t)(flags >> 8);
     at = put_u64(at, facts->organization_count);
     at = put_u64(at, facts->expires_us);
     at = put_u64(at, facts->scopes);
@@ -132,7 +135,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     struct authz_facts facts = { 0 };
     struct reader reader = { bytes, bytes + size, true };
     uint64_t sequence;
-    uint8_t flags;
+    unsigned flags;
 
     if (size < sizeof head || memcmp(bytes, head, sizeof head) != 0)
         return ERR_MALFORMED;
@@ -143,6 +146,9 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     get_text(&reader, facts.side_tenant_id, AUTHZ_TENANT_MAX);
     get_text(&reader, facts.organization_id, AUTHZ_ID_MAX);
     flags = get_u8(&reader);
+    flags |= (unsigned)get_u8(&reader) << 8;
+    if (flags > FLAG_ALL)
+        return ERR_MALFORMED;
     facts.usable = (flags & FLAG_USABLE) != 0;
     facts.enabled = (flags & FLAG_ENABLED) != 0;
     facts.revoked = (flags & FLAG_REVOKED) != 0;
@@ -150,6 +156,7 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     facts.owner_exists = (flags & FLAG_OWNER_EXISTS) != 0;
     facts.owner_banned = (flags & FLAG_OWNER_BANNED) != 0;
     facts.tenant_suspended = (flags & FLAG_TENANT_SUSPENDED) != 0;
+    facts.owner_left = (flags & FLAG_OWNER_LEFT) != 0;
     facts.metered = (flags & FLAG_METERED) != 0;
     facts.organization_count = get_u64(&reader);
     facts.expires_us = get_u64(&reader);

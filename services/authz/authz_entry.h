@@ -2,7 +2,7 @@
  * authz_entry.h - facts as bytes, for Redis: whoever can write there must not be able to make a key valid.
  *
  * "MGV" | u8 version | u64 sequence | the members of struct authz_facts in order (texts: u8 length, bytes; flags: one
- * u8; numbers: u64; reach: u16 length, bytes) | HMAC-SHA256 over the digest and all before.  Little-endian.  Another
+ * u16; numbers: u64; reach: u16 length, bytes) | HMAC-SHA256 over the digest and all before.  Little-endian.  Another
  * version reads as no entry.
  */
 #ifndef AUTHZ_ENTRY_H
@@ -15,7 +15,7 @@
 #include "common/secret.h"
 #include "services/authz/authz_rules.h"
 
-#define ENTRY_VERSION  3u
+#define ENTRY_VERSION  4u
 #define ENTRY_SIZE_MAX (512u + REACH_SIZE_MAX)
 
 /* Returns the size. */

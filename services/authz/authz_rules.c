@@ -73,7 +73,7 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
     struct authz_facts facts = {
         .enabled = row->enabled, .revoked = row->revoked, .is_organization = row->is_organization,
         .owner_exists = row->owner_exists, .owner_banned = row->owner_banned,
-        .tenant_suspended = row->tenant_suspended,
+        .owner_left = row->owner_left, .tenant_suspended = row->tenant_suspended,
         .organization_count = row->organization_count, .expires_us = row->expires_us,
         .scopes = authz_scopes(row->permissions, resource), .metered = row->metered,
     };
@@ -121,6 +121,8 @@ static const char *refusal_of(const struct authz_facts *facts, uint64_t now_us)
         return "owner_missing";
     if (facts->owner_banned)
         return "owner_banned";
+    if (facts->owner_left)
+        return "owner_left";
     return NULL;
 }
 

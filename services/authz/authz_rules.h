@@ -32,6 +32,7 @@ struct authz_row {
     bool enabled, revoked;            /* enabled: NULL counts as true */
     bool is_organization;
     bool owner_exists, owner_banned;
+    bool owner_left;                  /* the organization that the key belonged to */
     bool tenant_suspended;            /* of the tenant that authz_tenant() names */
     bool rate_is_set;                 /* rate_enabled is not false, rate_max and rate_window_ms are not NULL */
     int64_t rate_max, rate_window_ms;
@@ -46,7 +47,7 @@ struct authz_facts {
     char side_tenant_id[AUTHZ_TENANT_MAX + 1];
     char organization_id[AUTHZ_ID_MAX + 1];
     bool usable;                      /* false: a text of the row does not fit a message; the key verifies nothing */
-    bool enabled, revoked, is_organization, owner_exists, owner_banned, tenant_suspended;
+    bool enabled, revoked, is_organization, owner_exists, owner_banned, owner_left, tenant_suspended;
     bool metered;                     /* a use is spent for every verdict that says yes (authz_uses.h) */
     uint64_t organization_count;
     uint64_t expires_us;
@@ -86,7 +87,7 @@ enum err authz_tenant(const struct authz_facts *facts, char ret_tenant[AUTHZ_TEN
 
 /*
  * The verdict on a key at `now_us` (Unix time) for a route that needs the scopes `needed`.  facts NULL: no such key.
- * Unknown, disabled, expired, revoked, and a missing or banned owner are all ERR_UNVERIFIED; only `reason` (for the
+ * Unknown, disabled, expired, revoked, and an owner who is missing, banned or gone from the organization are all ERR_UNVERIFIED; only `reason` (for the
  * trail) and key_id tell them apart.  Sets neither `stale` nor `layer`.
  */
 void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now_us, struct verdict *ret_verdict);

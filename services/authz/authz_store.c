@@ -40,7 +40,7 @@ struct store {
 enum find_column {
     FIND_SEQUENCE, FIND_KEY_ID, FIND_REFERENCE_ID, FIND_SIDE_TENANT_ID, FIND_ORGANIZATION_ID, FIND_PERMISSIONS,
     FIND_EXPIRES_US, FIND_ORGANIZATION_COUNT, FIND_ENABLED, FIND_REVOKED, FIND_IS_ORGANIZATION, FIND_OWNER_EXISTS,
-    FIND_OWNER_BANNED, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS, FIND_ADDRESSES,
+    FIND_OWNER_BANNED, FIND_OWNER_LEFT, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS, FIND_ADDRESSES,
     FIND_SERVERS, FIND_TOOLS, FIND_METERED
 };
 
@@ -56,7 +56,7 @@ static const struct postgres_statement find_statements[] = {
       " CASE WHEN least(c.expires_at, f.expires_at) IS NULL OR least(c.expires_at, f.expires_at) = 'infinity' THEN 0"
       "      WHEN least(c.expires_at, f.expires_at) <= 'epoch' THEN 1"
       "      ELSE (extract(epoch FROM least(c.expires_at, f.expires_at)) * 1000000)::bigint END,"
-      " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.tenant_suspended,"
+      " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.owner_left, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
       " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools") ", c.metered"
       " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.rotated f ON f.digest = $1 LEFT JOIN mcpgw.credential c"
@@ -206,7 +206,7 @@ static struct authz_row row_of(const PGresult *result)
         .enabled = postgres_flag(result, 0, FIND_ENABLED), .revoked = postgres_flag(result, 0, FIND_REVOKED),
         .is_organization = postgres_flag(result, 0, FIND_IS_ORGANIZATION),
         .owner_exists = postgres_flag(result, 0, FIND_OWNER_EXISTS),
-        .owner_banned = postgres_flag(result, 0, FIND_OWNER_BANNED),
+        .owner_banned = postgres_flag(result, 0, FIND_OWNER_BANNED), .owner_left = postgres_flag(result, 0, FIND_OWNER_LEFT),
         .tenant_suspended = postgres_flag(result, 0, FIND_TENANT_SUSPENDED),
         .rate_is_set = postgres_flag(result, 0, FIND_RATE_IS_SET), .rate_max = postgres_i64(result, 0, FIND_RATE_MAX),
         .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS), .metered = postgres_flag(result, 0, FIND_METERED),

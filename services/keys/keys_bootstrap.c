@@ -91,7 +91,7 @@ static bool has_admin_key(PGconn *session, const char *resource, bool *ret_answe
     OWNED(result_destroy)
     PGresult *rows = run(
         session,
-        "SELECT permissions FROM mcpgw.credential WHERE coalesce(enabled, true) AND NOT revoked AND owner_exists AND NOT owner_banned"
+        "SELECT permissions FROM mcpgw.credential WHERE coalesce(enabled, true) AND NOT revoked AND owner_exists AND NOT owner_banned AND NOT owner_left"
         " AND coalesce(expires_at > now(), true) AND permissions LIKE '%admin%'",
         0, NULL);
 

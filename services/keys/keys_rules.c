@@ -202,6 +202,8 @@ const char *keys_refusal(const struct key_facts *key)
         return "OWNER_MISSING";
     if (key->owner_banned)
         return "OWNER_BANNED";
+    if (key->owner_left)
+        return "OWNER_LEFT";
     if (keys_tenant(key, tenant) != ERR_OK)
         return "TENANT_AMBIGUOUS";
     if (key->tenant_suspended)

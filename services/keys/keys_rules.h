@@ -88,7 +88,7 @@ struct page_query {
 /* What is known of a key's owner and state, from one row of mcpgw.credential. */
 struct key_facts {
     const char *reference_id, *side_tenant_id, *organization_id;
-    bool enabled, revoked, expired, is_organization, owner_exists, owner_banned, tenant_suspended, spent;
+    bool enabled, revoked, expired, is_organization, owner_exists, owner_banned, owner_left, tenant_suspended, spent;
     uint64_t organization_count;
 };
 

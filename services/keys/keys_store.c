@@ -22,7 +22,7 @@ enum key_column {
     KEY_id, KEY_name, KEY_start, KEY_prefix, KEY_permissions, KEY_metadata, KEY_expires_at, KEY_created_at, KEY_updated_at,
     KEY_last_used_at, KEY_revoked_at, KEY_revoked_reason, KEY_created_by, KEY_has_rate, KEY_rate_max, KEY_rate_window,
     KEY_reference_id, KEY_side_tenant_id, KEY_organization_id, KEY_enabled, KEY_revoked, KEY_expired, KEY_is_organization,
-    KEY_owner_exists, KEY_owner_banned, KEY_organization_count, KEY_tenant_suspended, KEY_cursor,
+    KEY_owner_exists, KEY_owner_banned, KEY_owner_left, KEY_organization_count, KEY_tenant_suspended, KEY_cursor,
     KEY_addresses, KEY_servers, KEY_tools, KEY_environment, KEY_etag, KEY_spent
 };
 /* Of all that people see of a key but its use. */
@@ -35,7 +35,7 @@ enum key_column {
     MOMENT("a.\"updatedAt\"") ", " MOMENT("a.\"lastRequest\"") ", " MOMENT("k.revoked_at") ", k.revoked_reason, k.created_by," \
     " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms > 0, c.rate_max, c.rate_window_ms," \
     " c.reference_id, c.side_tenant_id, c.organization_id, coalesce(c.enabled, true), c.revoked, coalesce(c.expires_at < now(), false)," \
-    " c.is_organization, c.owner_exists, c.owner_banned, c.organization_count, c.tenant_suspended," \
+    " c.is_organization, c.owner_exists, c.owner_banned, c.owner_left, c.organization_count, c.tenant_suspended," \
     " (extract(epoch FROM a.\"createdAt\") * 1000000)::bigint || '.' || a.id," \
     " array_to_json(k.allowed_ips)::text, array_to_json(k.servers)::text, array_to_json(k.tools)::text, k.environment, " KEY_TAG ", coalesce(c.spent, false)" \
     " FROM (SELECT x.* FROM mcpgw.apikey x " page ") a" \
@@ -649,6 +649,7 @@ bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key)
             .enabled = postgres_flag(rows, row, KEY_enabled), .revoked = postgres_flag(rows, row, KEY_revoked),
             .expired = postgres_flag(rows, row, KEY_expired), .is_organization = postgres_flag(rows, row, KEY_is_organization),
             .owner_exists = postgres_flag(rows, row, KEY_owner_exists), .owner_banned = postgres_flag(rows, row, KEY_owner_banned),
+            .owner_left = postgres_flag(rows, row, KEY_owner_left),
             .organization_count = (uint64_t)postgres_i64(rows, row, KEY_organization_count),
             .tenant_suspended = postgres_flag(rows, row, KEY_tenant_suspended),
             .spent = postgres_flag(rows, row, KEY_spent),

@@ -143,8 +143,9 @@ def test_better_auth_s_own_pages_show_what_was_used_here(judges):
     ("UPDATE \"user\" SET banned = true WHERE id = 'owner'", 401),
     ("UPDATE \"user\" SET banned = true, \"banExpires\" = now() - interval '1 hour' WHERE id = 'owner'", 200),
     ("DELETE FROM \"user\" WHERE id = 'owner'", 401),
-    ("DELETE FROM member WHERE \"userId\" = 'owner'", 200),
-    ("DELETE FROM organization WHERE id = 'acme'", 200),
+    ("DELETE FROM member WHERE \"userId\" = 'owner'", 401),
+    ("UPDATE member SET \"organizationId\" = 'globex' WHERE \"userId\" = 'owner'", 200),
+    ("DELETE FROM organization WHERE id = 'acme'", 401),
 ])
 def test_the_state_of_the_owner_counts(judges, statement, status):
     """Better-Auth itself never looks at it."""
@@ -153,7 +154,8 @@ def test_the_state_of_the_owner_counts(judges, statement, status):
         connection.execute("DELETE FROM apikey WHERE id = 'owned'")
         connection.execute("DELETE FROM \"user\" WHERE id = 'owner'")
         connection.execute("INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('owner', 'Owner', 'owner@example.com', true)")
-        connection.execute("INSERT INTO organization (id, name, slug, \"createdAt\") VALUES ('acme', 'Acme', 'acme', now()) ON CONFLICT DO NOTHING")
+        for organization in ("acme", "globex"):
+            connection.execute("INSERT INTO organization (id, name, slug, \"createdAt\") VALUES (%s, %s, %s, now()) ON CONFLICT DO NOTHING", [organization] * 3)
         connection.execute("INSERT INTO member VALUES ('m', 'acme', 'owner', 'member', now())")
         insert(connection, [dict(id="owned", key=digest(key), referenceId="owner", configId="default", createdAt=NOW, updatedAt=NOW,
                                  rateLimitEnabled=False, requestCount=0, permissions='{"mcp":["read"]}')])
@@ -163,5 +165,5 @@ def test_the_state_of_the_owner_counts(judges, statement, status):
         wait_until(lambda: asked().status_code == 200, what="the key works")
         assert asked().json()["tenantId"] == "acme"
         connection.execute(statement)
-        wait_until(lambda: asked().status_code == status and (status != 200 or asked().json()["tenantId"] == ("acme" if "banExpires" in statement else "user:owner")),
+        wait_until(lambda: asked().status_code == status and (status != 200 or asked().json()["tenantId"] == ("globex" if "globex" in statement else "acme")),
                    10, "the change is felt")

@@ -180,6 +180,47 @@ def test_the_tenant_is_the_only_one_it_can_be(world):
     assert world.ask(mine)["tenant_id"] == "globex"
 
 
+LEAVING = {"removed": "DELETE FROM member WHERE id = 'acme-u1'", "moved": "UPDATE member SET \"organizationId\" = 'globex' WHERE id = 'acme-u1'",
+           "truncated": "TRUNCATE member", "organization deleted": "DELETE FROM organization WHERE id = 'acme'"}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_key_of_an_organization_ends_when_its_owner_leaves(world, how):
+    world.add_organization("globex")
+    world.add_organization("acme", "u1")
+    world.start()
+    bound, unbound, personal, organizations = world.add_key(), world.add_key(), world.add_key(), world.add_key("globex")
+    for key, tenant in ((bound, "acme"), (personal, "user:u1")):
+        world.db.sql("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, %s)", world.key_id(key), tenant)
+    world.wait_applied()
+    assert [world.ask(key)["tenant_id"] for key in (bound, unbound, personal, organizations)] == ["acme", "acme", "user:u1", "globex"]
+    world.change(LEAVING[how])
+    assert (world.ask(bound)["error"], world.ask(bound)["reason"]) == (UNVERIFIED, "owner_left")
+    # Without a name for its tenant it goes on only where its owner has another organization.
+    assert (world.ask(unbound)["tenant_id"], world.ask(unbound)["reason"]) == (("globex", "") if how == "moved" else ("", "owner_left"))
+    assert [world.ask(key)["error"] for key in (personal, organizations)] == [OK, OK]
+
+
+def test_who_comes_back_has_the_keys_back_and_who_was_no_member_has_what_was_given(world):
+    world.add_organization("acme", "u1")
+    world.add_user("u2")
+    world.start()
+    member, guest = world.add_key(), world.add_key("u2")
+    for key in (member, guest):
+        world.db.sql("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'acme')", world.key_id(key))
+    world.change("DELETE FROM member")
+    assert (world.ask(member)["reason"], world.ask(guest)["tenant_id"]) == ("owner_left", "acme")
+    later = world.add_key()    # an operator knows who left
+    world.change("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'acme')", world.key_id(later))
+    assert world.ask(later)["tenant_id"] == "acme"
+    world.change("INSERT INTO member VALUES ('again', 'acme', 'u1', 'member', now()), ('twice', 'acme', 'u1', 'member', now())")
+    assert world.ask(member)["tenant_id"] == "acme"
+    world.change("DELETE FROM member WHERE id = 'twice'")    # the table forbids no second row
+    assert world.ask(member)["tenant_id"] == "acme"
+    world.change("DELETE FROM member WHERE id = 'again'")
+    assert [world.ask(key)["reason"] for key in (member, later)] == ["owner_left", "owner_left"]
+
+
 @pytest.mark.parametrize("tenant", ["user:u1", "acme", "side"])
 def test_a_suspended_tenants_keys_are_refused_at_once_and_work_again_when_it_is_resumed(world, tenant):
     if tenant == "acme":

@@ -371,6 +371,8 @@ def test_verify_tells_the_owner_and_nobody_else(api, database):
     ("UPDATE apikey SET remaining = 0, enabled = false", "KEY_DISABLED"),
     ("UPDATE \"user\" SET banned = true WHERE id = 'alice'", "OWNER_BANNED"),
     ("DELETE FROM \"user\" WHERE id = 'alice'", "OWNER_MISSING"),
+    ("INSERT INTO organization VALUES ('o', 'O', 'o', NULL, now()); INSERT INTO member VALUES ('m', 'o', 'alice', 'member', now());"
+     " DELETE FROM member", "OWNER_LEFT"),
     ("INSERT INTO apikey SELECT (jsonb_populate_record(a, '{\"id\":\"twin\"}')).* FROM apikey a", "KEY_UNKNOWN"),
 ])
 def test_verify_says_why_not(api, database, change, error):

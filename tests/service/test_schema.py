@@ -39,7 +39,7 @@ def facts(database):
 # ---- grants -------------------------------------------------------------------------------------
 
 TABLES = ["public.apikey", 'public."user"', "public.session", "public.account", "public.verification", "public.organization", "public.member",
-          "mcpgw.change_sequence", "mcpgw.change", "mcpgw.outbox", "mcpgw.key", "mcpgw.server", "mcpgw.request", "mcpgw.credential",
+          "mcpgw.former_member", "mcpgw.change_sequence", "mcpgw.change", "mcpgw.outbox", "mcpgw.key", "mcpgw.server", "mcpgw.request", "mcpgw.credential",
           "mcpgw.apikey", "mcpgw.better_auth",
           "mcpgw.tenant", "mcpgw.tenant_state", "mcpgw.wanted_trigger", "mcpgw.migration", "audit.batch", "audit.watermark", "audit.quarantine"]
 RIGHTS = ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]

@@ -43,7 +43,7 @@ static void what_was_packed_is_unpacked(void **state)
 
     (void)state;
     make_facts(&facts);
-    for (unsigned flags = 0; flags < 128; flags++) {
+    for (unsigned flags = 0; flags < 512; flags++) {
         facts.usable = flags & 1;
         facts.enabled = flags & 2;
         facts.revoked = flags & 4;
@@ -51,6 +51,8 @@ static void what_was_packed_is_unpacked(void **state)
         facts.owner_exists = flags & 16;
         facts.owner_banned = flags & 32;
         facts.tenant_suspended = flags & 64;
+        facts.metered = flags & 128;
+        facts.owner_left = flags & 256;
         size = entry_pack(&key, digest, 77, &facts, bytes);
         assert_int_equal(unpack(bytes, size, &sequence, &back), ERR_OK);
         assert_int_equal(sequence, 77);

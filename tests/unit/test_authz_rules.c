@@ -46,6 +46,7 @@ static void read_word(struct question *q, const char *word)
     else if (IS("disabled")) f->enabled = false;
     else if (IS("suspended")) f->tenant_suspended = true;
     else if (IS("banned")) f->owner_banned = true;
+    else if (IS("left")) f->owner_left = true;
     else if (IS("orphan")) f->owner_exists = false;
     else if (IS("unusable")) f->usable = false;
     else if (IS("organization")) f->is_organization = true;
@@ -270,7 +271,7 @@ static void facts_are_what_the_row_says(void **state)
     row.organization_id = "globex";
     row.organization_count = 1;
     row.expires_us = 5;
-    row.revoked = row.is_organization = row.owner_banned = true;
+    row.revoked = row.is_organization = row.owner_banned = row.owner_left = true;
     row.enabled = row.owner_exists = false;
     authz_facts_of(&row, "mcp", &facts);
     assert_string_equal(facts.key_id, "k1");
@@ -279,7 +280,7 @@ static void facts_are_what_the_row_says(void **state)
     assert_string_equal(facts.organization_id, "globex");
     assert_int_equal(facts.organization_count, 1);
     assert_int_equal(facts.expires_us, 5);
-    assert_true(facts.usable && facts.revoked && facts.is_organization && facts.owner_banned);
+    assert_true(facts.usable && facts.revoked && facts.is_organization && facts.owner_banned && facts.owner_left);
     assert_false(facts.enabled || facts.owner_exists);
     assert_int_equal(facts.scopes, SCOPE_BIT(READ));
 }

@@ -482,6 +482,8 @@ static void a_key_verifies_only_when_nothing_speaks_against_it(void **state)
     assert_string_equal(keys_refusal(&key), "TENANT_SUSPENDED");
     key.organization_count = 2;
     assert_string_equal(keys_refusal(&key), "TENANT_AMBIGUOUS");
+    key.owner_left = true;
+    assert_string_equal(keys_refusal(&key), "OWNER_LEFT");
     key.owner_banned = true;
     assert_string_equal(keys_refusal(&key), "OWNER_BANNED");
     key.owner_exists = false;
