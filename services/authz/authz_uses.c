@@ -187,6 +187,8 @@ static void forget_what_ended(struct holding *holding, uint64_t now_us)
 {
     if (now_us >= holding->until_us)
         holding->left = 0;
+    if (changes_named(holding->uses->authz->changes, holding->sequence, SUBJECT_USES, holding->call.key_id))
+        holding->refused_until_us = 0;
     if ((holding->left == 0 && holding->refused_until_us == 0) || !is_overtaken(holding))
         return;
     holding->left = 0;

@@ -178,7 +178,7 @@ static void take_rows(struct entries *entries, const PGresult *rows, uint64_t ne
     for (; store_read_entry_change(rows, row, &change) && change.sequence <= until; row++) {
         if (entries->pass == PASS_FIRST && (change.sequence > reached + 1 || change.kind == CHANGE_ALL))
             tell_missed(entries, reached + 1, change.sequence);
-        if (change.kind == CHANGE_KEY)
+        if (change.kind == CHANGE_KEY || (change.kind == CHANGE_NOTICE && change.digest[0] != '\0'))
             delete_entries(entries, &change);
         reached = change.sequence;
     }

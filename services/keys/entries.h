@@ -1,6 +1,6 @@
 /*
  * entries.h - what Better-Auth keeps of keys in Redis (secondaryStorage with fallbackToDatabase) is deleted whenever a key
- * changes, whoever changes it: its verify believes an entry before it looks at the row.
+ * changes, whoever changes it, and when uses come back to a key that had none: its verify believes an entry before it looks at the row.
  *
  * Names, as the apiKey plugin makes them, behind the prefix of the application's storage: api-key:<digest>,
  * api-key:by-id:<id>, api-key:by-ref:<owner>.  Every instance follows mcpgw.change from a number that Postgres keeps, so what

@@ -100,6 +100,18 @@ def test_two_workers_share_a_key_without_giving_one_too_many(world):
     assert got.count(OK) <= 100 and got.count(OK) >= 100 - 2 * 64 and set(got) == {OK, EXCEEDED}
 
 
+def test_uses_that_come_back_to_a_spent_key_are_told_and_void_nothing(world):
+    world.start()
+    key = world.add_key(remaining=0)
+    assert world.ask(key)["error"] == EXCEEDED
+    before, id = world.number(), world.key_id(key)
+    for count in (2, 1):    # by two workers that held some
+        world.change("SELECT mcpgw.give_uses_back(%s, %s, NULL, %s)", id, count, before)
+    assert world.db.sql("SELECT c.kind, c.key_id, o.event, o.details FROM mcpgw.change c JOIN mcpgw.outbox o USING (sequence) WHERE c.sequence > %s",
+                        before) == [(8, id, "key.uses_returned", {"count": 2})]
+    assert errors(world, key, 4) == [OK, OK, OK, EXCEEDED]
+
+
 @pytest.mark.parametrize("row, allowed", [
     (dict(remaining=0), 0),
     (dict(remaining=0, refillAmount=3, refillInterval=HOUR), 0),

@@ -136,6 +136,23 @@ static void a_change_of_a_server_session_or_issuer_ends_no_key(void **state)
     changes_destroy(&changes);
 }
 
+static void uses_that_came_back_end_no_key_and_are_named_for_whoever_was_told_there_are_none(void **state)
+{
+    struct changes *changes = make(8, 10);
+    struct change_row row = { .sequence = 11, .kind = CHANGE_NOTICE, .digest = "", .key_id = "k1", .user_id = "", .tenant_id = "", .server = "" };
+
+    (void)state;
+    assert_true(changes_apply(changes, &row));    /* a notice of another kind */
+    assert_false(changes_named(changes, 10, SUBJECT_USES, "k1"));
+    row.sequence = 12;
+    row.digest = "d1";
+    assert_true(changes_apply(changes, &row));
+    assert_true(changes_hold(changes, 10, "d1", &users_key));
+    assert_true(changes_named(changes, 10, SUBJECT_USES, "k1"));
+    assert_false(changes_named(changes, 12, SUBJECT_USES, "k1") || changes_named(changes, 10, SUBJECT_KEY, "k1"));
+    changes_destroy(&changes);
+}
+
 static void a_session_and_an_issuer_are_named_by_their_own_changes_only(void **state)
 {
     struct changes *changes = make(8, 10);
@@ -287,6 +304,7 @@ int main(void)
         cmocka_unit_test(a_change_of_a_tenant_ends_every_key_that_leads_to_it),
         cmocka_unit_test(a_bulk_change_an_unknown_kind_and_a_row_without_a_name_end_everything),
         cmocka_unit_test(a_change_of_a_server_session_or_issuer_ends_no_key),
+        cmocka_unit_test(uses_that_came_back_end_no_key_and_are_named_for_whoever_was_told_there_are_none),
         cmocka_unit_test(a_session_and_an_issuer_are_named_by_their_own_changes_only),
         cmocka_unit_test(what_is_older_than_the_oldest_change_remembered_does_not_count),
         cmocka_unit_test(after_many_changes_every_answer_is_as_if_all_were_remembered),
