@@ -115,7 +115,7 @@ down reset status:
 	@compose/local/$@
 
 # Everything: unit, service, end to end and chaos under ASan and UBSan, the edge under TSan, a short fuzz, lint, coverage.
-TSAN_TESTS := $(addprefix build/tsan/tests/,test_dispatch test_spool test_streams test_servers test_log test_metrics)
+TSAN_TESTS := $(addprefix build/tsan/tests/,test_dispatch test_held test_spool test_streams test_servers test_log test_metrics)
 builds:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs build/asan/tests/test_jose_differential
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs

@@ -35,7 +35,6 @@ static void rouse(struct dispatch *d)
     (void)!write(d->wake_fd, &one, sizeof one);
 }
 
-/* The eventfd costs a system call, so it is only written when the dispatcher may be asleep. */
 static void hand_over(struct dispatch *d, struct call *call)
 {
     struct call *head = atomic_load_explicit(&d->handed_over, memory_order_relaxed);
@@ -43,8 +42,13 @@ static void hand_over(struct dispatch *d, struct call *call)
     do
         call->own.next = head;
     while (!atomic_compare_exchange_weak(&d->handed_over, &head, call));
-    if (atomic_load(&d->is_asleep) != 0 && atomic_exchange(&d->is_asleep, 0) != 0)
-        rouse(d);
+}
+
+/* The eventfd costs a system call, so it is only written when the dispatcher may be asleep. */
+void dispatch_rouse(struct dispatch *dispatch)
+{
+    if (atomic_load(&dispatch->is_asleep) != 0 && atomic_exchange(&dispatch->is_asleep, 0) != 0)
+        rouse(dispatch);
 }
 
 /* Returns whether the call was answered in time. */
@@ -97,6 +101,7 @@ void dispatch_call(struct dispatch *dispatch, struct call *call)
 {
     call->answer = NULL;
     dispatch_begin(dispatch, call);
+    dispatch_rouse(dispatch);
     await_answer(dispatch, call);
 }
 

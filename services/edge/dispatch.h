@@ -109,10 +109,11 @@ struct call {
  * completion) sets the identity, status and, if it is not "allowed", the outcome of the event itself. */
 void dispatch_call(struct dispatch *dispatch, struct call *call);
 /*
- * The two halves of dispatch_call(): hands over and returns; waits.  The call belongs to the dispatcher in between, and
- * dispatch_await() must follow, from any thread.
+ * The parts of dispatch_call(): hands over; wakes the dispatcher, once for all calls handed over before; waits.  The call
+ * belongs to the dispatcher from the first, and the other two must follow, from any thread.
  */
 void dispatch_begin(struct dispatch *dispatch, struct call *call);
+void dispatch_rouse(struct dispatch *dispatch);
 void dispatch_await(struct dispatch *dispatch, struct call *call);
 
 /* A refusal before authz (malformed, blocked, locked out, shed): counted, one event per address and second. `reason`: static storage. */

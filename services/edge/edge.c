@@ -94,6 +94,16 @@ void edge_answer(struct exchange *exchange)
                         err == ERR_METHOD ? "method" : "not_found");
 }
 
+/* With a server in the query a token for it may have to be signed. */
+bool edge_can_hold(const struct exchange *exchange)
+{
+    struct route_match match;
+    char allow[ROUTES_ALLOW_SIZE];
+
+    return routes_find(exchange->method, exchange->path, &match, allow) == ERR_OK && match.route->handler == ROUTE_authorise
+           && (exchange->edge->identity == NULL || (strstr(exchange->query, "server") == NULL && strchr(exchange->query, '%') == NULL));
+}
+
 /* ---- life ---- */
 
 /* A thread that cannot get a descriptor cannot serve: better to say so at the start. */

@@ -51,5 +51,7 @@ extern const struct service_type edge_service;
 
 /* Called by edge_http for each request whose head is sound; answers it. */
 void edge_answer(struct exchange *exchange);
+/* Does edge_answer() neither wait nor sign nor read a body for this request?  By the routes' column `handler`. */
+bool edge_can_hold(const struct exchange *exchange);
 
 #endif

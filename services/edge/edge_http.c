@@ -29,6 +29,8 @@
 #include "common/metrics.h"
 #include "services/edge/answer.h"
 #include "services/edge/exchange.h"
+#include "services/edge/held.h"
+#include "services/edge/http_plain.h"
 #include "services/edge/proxy.h"
 
 #define REAPER_INTERVAL_MS 50
@@ -51,6 +53,9 @@ struct exchange_thread {
     bool is_deferring;               /* the dispatcher has, or had, the answer in `deferred` */
     _Atomic bool is_answering;       /* the dispatcher has come to it: a request from now on may be the answer's own */
     struct exchange deferred;
+    struct held_connection held;     /* while the thread rests between requests that the holding thread can answer */
+    uint64_t taken;                  /* bytes of this connection's requests so far */
+    bool has_lost_count;             /* of them: some were chunked */
     bool is_drained;                 /* civetweb holds nothing of the body any more: what comes is in the socket */
     pthread_mutex_t watch;           /* of the five below, which the reaper reads */
     uint64_t deadline_us;            /* 0: not watched */
@@ -65,6 +70,7 @@ struct exchange_thread {
 struct edge_http {
     struct edge *edge;
     struct mg_context *context;
+    struct held *held;
     pthread_mutex_t lock;            /* of the list and the peers in it */
     struct exchange_thread *threads;
     _Atomic uint64_t connections, uploads, unsent;
@@ -337,7 +343,7 @@ static bool can_discard(const struct exchange *exchange)
 
 bool exchange_settle_close(struct exchange *exchange)
 {
-    if (exchange->must_close || exchange->is_deferred)    /* deferred: settled before */
+    if (exchange->must_close || exchange->is_deferred || exchange->is_held)    /* the latter two: settled before */
         return exchange->must_close;
     if (exchange->head->wants_close || (exchange->head->has_body && !exchange->body_is_done && !can_discard(exchange))
         || atomic_load_explicit(&exchange->edge->is_draining, memory_order_relaxed) || is_crowded(exchange)) {
@@ -355,7 +361,7 @@ void exchange_abort(struct exchange *exchange)
 }
 
 /*
- * In the dispatcher's thread, which must not wait.  A client that reads its answers has room for this one; for one that does
+ * In the dispatcher's or the holding thread, which must not wait.  A client that reads its answers has room for this one; for one that does
  * not the reaper goes on, or its own thread once the next request is there.
  */
 static void send_deferred(struct exchange *exchange, const char *bytes, size_t size)
@@ -380,7 +386,7 @@ void exchange_send(struct exchange *exchange, const void *bytes, size_t size)
 {
     if (size == 0 || exchange->is_broken)
         return;
-    if (exchange->is_deferred) {
+    if (exchange->is_deferred || exchange->is_held) {
         send_deferred(exchange, bytes, size);
         return;
     }
@@ -450,6 +456,8 @@ bool exchange_defer(struct exchange *exchange, exchange_answer_fn *answer)
     call->answer = answer_deferred;
     call->owner = thread;
     dispatch_begin(exchange->edge->dispatch, call);
+    if (!exchange->is_held)    /* the holding thread rouses for all that it has handed over */
+        dispatch_rouse(exchange->edge->dispatch);
     return true;
 }
 
@@ -643,6 +651,10 @@ static void *on_thread_start(const struct mg_context *context, int type)
     thread = calloc(1, sizeof *thread);
     if (thread == NULL)
         return NULL;
+    if (held_init(&thread->held, thread) != ERR_OK) {
+        free(thread);
+        return NULL;
+    }
     thread->http = http;
     thread->fd = thread->watched_fd = -1;
     pthread_mutex_init(&thread->watch, NULL);
@@ -676,7 +688,8 @@ static int on_connection(const struct mg_connection *connection, void **ret_data
     if (thread == NULL)
         return 0;
     thread->fd = -1;
-    thread->is_over_cap = thread->has_answered = thread->pipelines = false;
+    thread->is_over_cap = thread->has_answered = thread->pipelines = thread->has_lost_count = false;
+    thread->taken = 0;
     atomic_fetch_add(&thread->http->connections, 1);
     return 0;
 }
@@ -772,13 +785,12 @@ static void take_request_id(struct exchange *exchange)
 }
 
 /* From the right: a proxy that adds a field line of its own puts it last. */
-static void take_address(struct exchange *exchange, const struct mg_request_info *info)
+static void take_address(struct exchange *exchange)
 {
     const struct peers *peers = &exchange->edge->peers;
     const struct http_head *head = exchange->head;
     struct workspace *space = exchange->space;
 
-    text_copy(space->peer, sizeof space->peer, info->remote_addr);
     exchange->peer = exchange->address = space->peer;
     exchange->peer_is_trusted = peers_trusts(peers, space->peer);
     if (!exchange->peer_is_trusted)
@@ -796,25 +808,30 @@ static void take_address(struct exchange *exchange, const struct mg_request_info
     }
 }
 
-static enum err check_head(struct exchange *exchange, const struct mg_request_info *info, const char **reterr_reason)
+static enum err check_head(struct exchange *exchange, const struct http_raw *raw, const char *path, const char **reterr_reason)
+{
+    enum err err = http_strict_check(raw, &exchange->space->head, reterr_reason);
+
+    if (err != ERR_OK)
+        return err;
+    *reterr_reason = "path";
+    err = http_path_normalise(path, exchange->space->path);
+    if (err != ERR_OK)
+        return ERR_MALFORMED;
+    *reterr_reason = "query";
+    exchange->query = raw->query != NULL ? raw->query : "";
+    return http_query_is_sound(exchange->query) ? ERR_OK : ERR_MALFORMED;
+}
+
+static enum err check_info(struct exchange *exchange, const struct mg_request_info *info, const char **reterr_reason)
 {
     struct http_raw_field fields[MG_MAX_HEADERS];
     struct http_raw raw = { .method = info->request_method, .target = info->request_uri, .query = info->query_string,
                             .version = info->http_version, .fields = fields, .count = (size_t)info->num_headers };
-    enum err err;
 
     for (size_t i = 0; i < raw.count; i++)
         fields[i] = (struct http_raw_field){ info->http_headers[i].name, info->http_headers[i].value };
-    err = http_strict_check(&raw, &exchange->space->head, reterr_reason);
-    if (err != ERR_OK)
-        return err;
-    *reterr_reason = "path";
-    err = http_path_normalise(info->local_uri_raw, exchange->space->path);
-    if (err != ERR_OK)
-        return ERR_MALFORMED;
-    *reterr_reason = "query";
-    exchange->query = info->query_string != NULL ? info->query_string : "";
-    return http_query_is_sound(exchange->query) ? ERR_OK : ERR_MALFORMED;
+    return check_head(exchange, &raw, info->local_uri_raw, reterr_reason);
 }
 
 static void refuse_head(struct exchange *exchange, enum err err, const char *reason)
@@ -850,17 +867,33 @@ static void finish(struct exchange *exchange)
     exchange_end_upload(exchange);
 }
 
+/* How many bytes the head had: http_strict_check() has seen that nothing but line ends lies between its parts. */
+static uint64_t head_bytes(const struct exchange *exchange)
+{
+    const char *last = exchange->head->fields[exchange->head->count - 1].value;
+
+    return (uint64_t)(last + strlen(last) + sizeof "\r\n\r\n" - 1 - exchange->method);
+}
+
+static void count_taken(struct exchange_thread *thread, const struct exchange *exchange)
+{
+    thread->taken += head_bytes(exchange) + exchange->head->content_length;
+    thread->has_lost_count |= exchange->head->is_chunked;
+}
+
 static void answer_or_refuse(struct exchange *exchange, const struct mg_request_info *info)
 {
     const char *reason = NULL;
-    enum err err = check_head(exchange, info, &reason);
+    enum err err = check_info(exchange, info, &reason);
 
-    take_address(exchange, info);
+    text_copy(exchange->space->peer, sizeof exchange->space->peer, info->remote_addr);
+    take_address(exchange);
     take_peer(exchange->thread, exchange->peer);
     if (err != ERR_OK) {
         refuse_head(exchange, err, reason);
         return;
     }
+    count_taken(exchange->thread, exchange);
     take_request_id(exchange);
     if (exchange->thread->is_over_cap) {
         exchange->must_close = true;
@@ -875,6 +908,104 @@ static void answer_or_refuse(struct exchange *exchange, const struct mg_request_
         edge_answer(exchange);
     }
     finish(exchange);
+}
+
+static struct exchange begin_exchange(struct exchange_thread *thread, const char *method)
+{
+    atomic_fetch_add_explicit(&thread->http->edge->in_flight, 1, memory_order_relaxed);
+    return (struct exchange){ .edge = thread->http->edge,
+                              .thread = thread,
+                              .space = thread->space,
+                              .head = &thread->space->head,
+                              .method = method,
+                              .path = thread->space->path,
+                              .query = "",
+                              .is_head = strcmp(method, "HEAD") == 0,
+                              .started_us = clock_monotonic_us() };
+}
+
+static void end_exchange(struct exchange *exchange)
+{
+    atomic_fetch_sub_explicit(&exchange->edge->in_flight, 1, memory_order_relaxed);
+}
+
+/* ---- connections whose threads rest ---- */
+
+/*
+ * civetweb reads as much as there is, and the next request may be in its buffer already: then nothing would ever show on the
+ * socket.  Asked in this order, what arrives in between can only make the connection look as if there were more.
+ */
+static bool has_read_ahead(const struct exchange_thread *thread)
+{
+    const uint64_t unread = bytes_in_socket(thread->fd);
+
+    return thread->has_lost_count || bytes_received(thread->fd) - unread != thread->taken;
+}
+
+/* Has the answer before left whole?  A request that comes sooner is for the thread to find out about. */
+static bool is_settled(struct exchange_thread *thread)
+{
+    bool has_unsent;
+
+    if (thread->is_deferring && !atomic_load(&thread->is_answering))
+        return false;
+    if (thread->is_deferring)
+        dispatch_await(thread->http->edge->dispatch, &thread->space->call);
+    pthread_mutex_lock(&thread->watch);
+    has_unsent = thread->unsent_size > 0;
+    pthread_mutex_unlock(&thread->watch);
+    thread->is_deferring = thread->is_deferring && (has_unsent || thread->deferred.is_broken);
+    return !thread->is_deferring;
+}
+
+/* Everything that would need more than a call and a write is for the connection's own thread. */
+static bool can_hold(struct exchange *exchange, const struct http_raw *raw)
+{
+    const struct http_head *head = exchange->head;
+    const char *reason;
+
+    return check_head(exchange, raw, raw->target, &reason) == ERR_OK && strcmp(raw->target, exchange->path) == 0
+           && !head->has_body && !head->wants_close && !head->wants_continue && !head->has_other_expectation
+           && !atomic_load_explicit(&exchange->edge->is_draining, memory_order_relaxed) && !is_crowded(exchange)
+           && edge_can_hold(exchange);
+}
+
+/* In the holding thread.  The request stays in the socket until it is sure that it is answered here. */
+static bool serve_held(void *owner)
+{
+    struct exchange_thread *thread = owner;
+    struct http_plain plain;
+    char bytes[HTTP_PLAIN_MAX];
+    struct exchange exchange;
+    ssize_t size;
+
+    if (!is_settled(thread))
+        return false;
+    size = recv(thread->fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
+    if (size < 0 && errno == EAGAIN)
+        return true;
+    if (size <= 0 || !http_plain_read(bytes, (size_t)size, &plain))
+        return false;
+    exchange = begin_exchange(thread, plain.raw.method);
+    exchange.is_held = true;
+    if (!can_hold(&exchange, &plain.raw) || recv(thread->fd, NULL, (size_t)size, MSG_TRUNC | MSG_DONTWAIT) != size) {
+        end_exchange(&exchange);
+        return false;
+    }
+    thread->taken += (uint64_t)size;
+    take_address(&exchange);
+    take_request_id(&exchange);
+    edge_answer(&exchange);
+    if (!exchange.is_deferred)
+        end_exchange(&exchange);
+    return !exchange.is_broken;
+}
+
+static void after_held(void *owner)
+{
+    struct edge_http *http = owner;
+
+    dispatch_rouse(http->edge->dispatch);
 }
 
 static int on_request(struct mg_connection *connection)
@@ -892,22 +1023,16 @@ static int on_request(struct mg_connection *connection)
         mg_disable_connection_keep_alive(connection);
         return 503;
     }
-    exchange = (struct exchange){ .edge = thread->http->edge,
-                                  .connection = connection,
-                                  .thread = thread,
-                                  .space = thread->space,
-                                  .head = &thread->space->head,
-                                  .method = info->request_method,
-                                  .path = thread->space->path,
-                                  .query = "",
-                                  .is_head = strcmp(info->request_method, "HEAD") == 0,
-                                  .started_us = clock_monotonic_us() };
-    atomic_fetch_add_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
+    exchange = begin_exchange(thread, info->request_method);
+    exchange.connection = connection;
     answer_or_refuse(&exchange, info);
-    if (exchange.is_deferred)
+    if (exchange.is_deferred) {
+        if (!has_read_ahead(thread))
+            held_wait(thread->http->held, &thread->held, thread->fd);
         return 200;    /* only for civetweb, which closes after some others */
+    }
     thread->has_answered = true;
-    atomic_fetch_sub_explicit(&exchange.edge->in_flight, 1, memory_order_relaxed);
+    end_exchange(&exchange);
     return exchange.status != 0 ? exchange.status : 499;
 }
 
@@ -1002,7 +1127,11 @@ enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *ret
     http->has_addresses = strchr(edge->config->listen, ',') != NULL || strstr(edge->config->listen, "0.0.0.0") != NULL;
     pthread_mutex_init(&http->lock, NULL);
     mg_init_library(0);
-    err = start_listener(http, reterr, reterr_size);
+    snprintf(reterr, reterr_size, "threads: the thread that holds connections could not be started");
+    err = held_new(&(struct held_options){ .serve = serve_held, .served = after_held, .owner = http,
+                                           .idle_ms = edge->config->keep_alive_ms }, &http->held);
+    if (err == ERR_OK)
+        err = start_listener(http, reterr, reterr_size);
     if (err == ERR_OK && pthread_create(&http->reaper, NULL, run_reaper, http) != 0)
         err = ERR_NO_MEMORY;
     if (err != ERR_OK) {
@@ -1063,16 +1192,20 @@ void edge_http_destroy(struct edge_http **http)
     atomic_store(&own->is_stopping, true);
     if (own->has_reaper)
         pthread_join(own->reaper, NULL);
+    if (own->held != NULL)
+        held_stop(own->held);
     if (own->context != NULL) {
         edge_http_close_listeners(own->context);
         cut_connections(own);
         mg_stop(own->context);
     }
+    held_destroy(&own->held);
     while (own->threads != NULL) {
         struct exchange_thread *thread = own->threads;
 
         own->threads = thread->next;
         pthread_mutex_destroy(&thread->watch);
+        held_clear(&thread->held);
         free(thread);
     }
     pthread_mutex_destroy(&own->lock);

@@ -1,7 +1,8 @@
 /*
  * exchange.h - one HTTP request and the way back to its client, as handlers see them.  edge_http.c implements it;
  * nothing of civetweb shows through.  An exchange lives on one thread and is over when edge_answer() returns, unless it
- * was deferred: then a copy of it is answered by the dispatcher's thread.
+ * was deferred: then a copy of it is answered by the dispatcher's thread.  That thread is the connection's own, or for
+ * requests that edge_can_hold() the holding thread (held.h).
  */
 #ifndef EDGE_EXCHANGE_H
 #define EDGE_EXCHANGE_H
@@ -69,6 +70,7 @@ struct exchange {
     bool is_head;                         /* the answer goes without its body */
     bool must_close;
     bool stays;                           /* answering takes more than writing: never to be deferred */
+    bool is_held;                         /* handled by the holding thread, which must not wait; civetweb is out of reach */
     bool is_deferred;                     /* answered by the dispatcher's thread; civetweb and the request's texts are out of reach */
     exchange_answer_fn *answer_call;      /* deferred: what to do when its call has come back */
     exchange_answer_fn *answer;           /* the gate's: for a call that was let through */

@@ -8,6 +8,7 @@
 
 #include "services/edge/credentials.h"
 #include "services/edge/http_path.h"
+#include "services/edge/http_plain.h"
 #include "services/edge/peers.h"
 #include "services/edge/proxy_fields.h"
 #include "services/edge/query.h"
@@ -73,6 +74,27 @@ static void check_values(const struct http_raw *raw, const struct http_head *hea
     }
 }
 
+/* What the plain reader takes, civetweb takes as well, and leaves behind just the same bytes. */
+static void compare_readers(const char *original, size_t size)
+{
+    struct http_raw_field fields[HEAD_FIELDS];
+    struct http_plain plain;
+    struct http_raw raw;
+    char ours[HTTP_PLAIN_MAX], theirs[HTTP_PLAIN_MAX];
+
+    if (size == 0 || size > HTTP_PLAIN_MAX)
+        return;
+    memcpy(ours, original, size);
+    memcpy(theirs, original, size);
+    if (!http_plain_read(ours, size, &plain))
+        return;
+    assert(head_parse(theirs, size, fields, &raw));
+    assert(memcmp(ours, theirs, size) == 0 && raw.count == plain.raw.count);
+    assert(plain.raw.target - ours == raw.target - theirs && plain.raw.version - ours == raw.version - theirs);
+    for (size_t i = 0; i < raw.count; i++)
+        assert(plain.fields[i].name - ours == fields[i].name - theirs && plain.fields[i].value - ours == fields[i].value - theirs);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
     static struct http_head head;
@@ -90,6 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         memcpy(parsed, bytes, size);
         original[size] = parsed[size] = '\0';
         check_path(original);
+        compare_readers(original, size);
         if (head_parse(parsed, size, fields, &raw)) {
             check_path(raw.target);
             if (http_strict_check(&raw, &head, &reason) == ERR_OK) {

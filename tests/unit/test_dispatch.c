@@ -805,6 +805,7 @@ static void a_call_with_an_answer_of_its_own_is_recorded_before_and_done_after_i
         callers[i].call.answer = count_answer;
         callers[i].call.owner = &answers;
         dispatch_begin(edge.dispatch, &callers[i].call);
+        dispatch_rouse(edge.dispatch);
     }
     for (unsigned i = 0; i < 20; i++)
         dispatch_await(edge.dispatch, &callers[i].call);
