@@ -92,3 +92,8 @@ bool network_holds(const struct network *network, const uint8_t address[16])
         return false;
     return rest == 0 || ((network->bytes[whole] ^ address[whole]) >> (8 - rest)) == 0;
 }
+
+bool network_contains(const struct network *network, const struct network *inner)
+{
+    return inner->bits >= network->bits && network_holds(network, inner->bytes);
+}

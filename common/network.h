@@ -24,5 +24,6 @@ enum err network_parse(const char *text, struct network *ret_network) MUST_CHECK
 /* The one way to write it; an address alone has no slash. */
 void network_format(const struct network *network, char ret_text[NETWORK_TEXT_SIZE]);
 bool network_holds(const struct network *network, const uint8_t address[16]);
+bool network_contains(const struct network *network, const struct network *inner);    /* all of it */
 
 #endif

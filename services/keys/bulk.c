@@ -67,14 +67,31 @@ static void on_keys_changed(void *owner, enum postgres_outcome outcome, PGresult
                             report_of(p, ids_of(results[BULK_CHANGED_ROWS], BULK_MAX), p->in.bulk.has_more));
 }
 
+/* Rows of id and permissions.  A key enables none that holds more than itself. */
+static enum err decide_picked(const struct pending *p, const PGresult *rows, struct problem *problem)
+{
+    const struct caller caller = caller_of(p);
+    enum err err = ERR_OK;
+
+    for (int row = 0; p->in.bulk.action == BULK_ENABLE && err == ERR_OK && row < PQntuples(rows); row++)
+        err = keys_decide_enabling(&caller, keys_permission_scopes(postgres_text(rows, row, 1), p->keys->config->permission_resource),
+                                   problem);
+    return err;
+}
+
 static void on_keys_picked(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
     OWNED(keys_json_destroy) json_t *ids = NULL;
     OWNED(text_destroy) char *array = NULL;
+    struct problem problem;
 
     if (ended_by_store(p, outcome, results, count))
         return;
+    if (decide_picked(p, results[0], &problem) != ERR_OK) {
+        answer_problem(p, &problem);
+        return;
+    }
     p->in.bulk.has_more = (uint64_t)PQntuples(results[0]) > p->in.bulk.limit;
     ids = ids_of(results[0], p->in.bulk.limit);
     if (p->in.bulk.is_dry_run) {
@@ -98,6 +115,8 @@ enum err begin_key_bulk(struct pending *p, const json_t *body, const struct view
     enum err err = bulk_parse(body, fields, problem);
 
     (void)query;
+    if (err == ERR_OK && fields->action == BULK_ENABLE)
+        err = key_bounds_decide_many(&p->bounds, problem);
     if (err != ERR_OK)
         return err;
     memcpy(p->reason, fields->reason, sizeof p->reason);

@@ -5,7 +5,7 @@
 
 /* Each way to keys has an index; the rest of the filter is tried on what it finds. */
 #define PICK(source) \
-    "SELECT c.key_id FROM mcpgw.apikey a JOIN mcpgw.credential c ON c.key_id = a.id WHERE " source \
+    "SELECT c.key_id, a.permissions FROM mcpgw.apikey a JOIN mcpgw.credential c ON c.key_id = a.id WHERE " source \
     " AND ($2::text IS NULL OR c.tenant_id = $2) AND ($3::text IS NULL OR c.tenant_id = $3)" \
     " AND ($4::text IS NULL OR c.reference_id = $4) AND ($5::text IS NULL OR (c.reference_id = $5 AND c.is_organization = $6::boolean))" \
     " AND ($7::text IS NULL OR a.name = $7) AND ($8::timestamptz IS NULL OR a.\"createdAt\" < $8::timestamptz)" \

@@ -13,7 +13,7 @@ struct bulk_reach {
 
 extern const struct postgres_statement bulk_statements[];
 
-/* Rows of one id, at most fields->limit + 1, of keys that the action would change; `ids` is an array of Postgres or NULL. */
+/* Rows of id and permissions, at most fields->limit + 1, of keys that the action would change; `ids` is an array of Postgres or NULL. */
 enum err store_pick_keys(struct store *store, const struct bulk_fields *fields, const struct bulk_reach *reach,
                          const char *ids, postgres_fn *fn, void *owner) MUST_CHECK;
 /* Changes these keys, all or none; behind act, claim and lock the rows that were changed, one id each. */

@@ -182,6 +182,8 @@ enum err begin_key_import(struct pending *p, const json_t *body, const struct vi
     enum err err = import_parse(body, &values, &p->in.import_is_dry_run, problem);
 
     (void)query;
+    if (err == ERR_OK)
+        err = key_bounds_decide_many(&p->bounds, problem);
     if (err != ERR_OK)
         return err;
     p->actor.event = "key.created";

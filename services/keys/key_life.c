@@ -55,7 +55,8 @@ static void on_rotation_loaded(void *owner, enum postgres_outcome outcome, PGres
         return;
     }
     if (keys_decide_rotation(&caller, keys_permission_scopes(key.permissions, p->keys->config->permission_resource), &problem)
-        != ERR_OK) {
+            != ERR_OK
+        || decide_bounds(p, &key, NULL, &problem) != ERR_OK) {
         answer_problem(p, &problem);
         return;
     }

@@ -33,6 +33,7 @@ const struct postgres_statement key_life_statements[] = {
     { "policy", "SELECT t.max_life_s, t.max_keys, t.scopes, CASE WHEN t.max_keys IS NOT NULL AND NOT EXISTS"
                 " (SELECT FROM mcpgw.request r WHERE r.user_id = $2 AND r.request_id = $3) THEN mcpgw.keys_in_tenant(t.id) END"
                 " FROM mcpgw.tenant t WHERE t.id = $1" },
+    { "check_key_room", "SELECT mcpgw.check_key_room($4, $5) WHERE " CLAIMED },
     { "check_key_count", "SELECT mcpgw.check_key_count($4) WHERE " CLAIMED },
     { "disable_overdue", "SELECT mcpgw.disable_overdue($1::boolean)" },
     { "tell_expiring", "SELECT mcpgw.tell_expiring(string_to_array($1, ',')::integer[])" },

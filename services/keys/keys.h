@@ -16,6 +16,7 @@
 #include "services/keys/entries.h"
 #include "services/keys/feed.h"
 #include "services/keys/issuers.h"
+#include "services/keys/key_bounds.h"
 #include "services/keys/keys_json.h"
 #include "services/keys/keys_rules.h"
 #include "services/keys/keys_store.h"
@@ -42,6 +43,7 @@ struct pending {
     char user_id[65], tenant_id[81], key_id[65], request_id[65], address[47], object[129];
     uint64_t scopes;
     enum authority authority;
+    struct key_bounds bounds;         /* of the key that makes the call, where the operation wants them */
     json_t *asked;                    /* body and query, while the caller's standing is looked up; then a handler's own */
     char *asked_query;
     char claim_id[144];               /* of an Idempotency-Key; "": there is none */

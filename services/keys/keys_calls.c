@@ -127,6 +127,25 @@ struct caller caller_of(const struct pending *p)
                             .authority = p->authority, .is_key = p->key_id[0] != '\0' };
 }
 
+enum err decide_bounds(struct pending *p, const struct key_row *key, const struct key_fields *fields, struct problem *problem)
+{
+    const bool wants_scopes = p->key_id[0] != '\0' && p->operation == OPERATION_key_enable;
+    const struct caller caller = caller_of(p);
+    enum err err = ERR_OK;
+
+    if (!key_bounds_are_wanted(p->operation))
+        return ERR_OK;
+    if (wants_scopes)
+        err = keys_decide_enabling(&caller, keys_permission_scopes(key->permissions, p->keys->config->permission_resource), problem);
+    if (err == ERR_OK)
+        err = key_bounds_decide_change(&p->bounds, key, strcmp(key->id, p->key_id) == 0, fields, problem);
+    if (err == ERR_OK && key_bounds_limit(&p->bounds) && p->actor.if_match == NULL) {
+        snprintf(p->if_match, sizeof p->if_match, "%s", key->etag);
+        p->actor.if_match = p->if_match;
+    }
+    return err;
+}
+
 /* ---- acknowledged changes ---------------------------------------------------------------------- */
 
 static void on_entries_gone(void *owner)

@@ -31,6 +31,8 @@ void send_problem(struct keys *keys, const struct bus_token *token, const char *
 enum err refuse_missing(struct problem *problem);    /* ERR_NOT_FOUND, as for an object that does not exist */
 enum err refuse_reuse(const struct pending *p, struct problem *problem);    /* the id was used for another request */
 struct caller caller_of(const struct pending *p);
+/* What the key of the call may do to this one: key_bounds_decide_change.  The change then is bound to the key as it was read. */
+enum err decide_bounds(struct pending *p, const struct key_row *key, const struct key_fields *fields, struct problem *problem);
 
 /* A page in the making: items until the limit or the bytes are used up; the cursor is the last item's. */
 struct page {

@@ -31,6 +31,16 @@ static bool has_replaced_key(PGresult *const *results)
     return strcmp(PQcmdTuples(results[4]), "0") != 0;
 }
 
+/* true: the call has been answered. */
+static bool ended_by_count(struct pending *p, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    const bool is_full = strcmp(refused_state(outcome, results, count), STORE_TOO_MANY_KEYS) == 0;
+
+    if (is_full)
+        answer_err(p, ERR_UNPROCESSABLE, "tenant_policy", "", "the tenant's policy allows no more keys, so delete or revoke one");
+    return is_full;
+}
+
 static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
@@ -38,11 +48,7 @@ static void on_key_created(void *owner, enum postgres_outcome outcome, PGresult 
     struct key_row key;
     json_t *body;
 
-    if (strcmp(refused_state(outcome, results, count), STORE_TOO_MANY_KEYS) == 0) {
-        answer_err(p, ERR_UNPROCESSABLE, "tenant_policy", "", "the tenant's policy allows no more keys, so delete or revoke one");
-        return;
-    }
-    if (ended_by_store(p, outcome, results, count))
+    if (ended_by_count(p, outcome, results, count) || ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
     if (ended_by_reuse(p, effect.is_foreign))
@@ -148,6 +154,8 @@ static enum err begin_key_create(struct pending *p, const json_t *body, const st
     (void)query;
     if (err == ERR_OK)
         err = keys_decide_fields(&caller, fields, problem);
+    if (err == ERR_OK)
+        err = key_bounds_decide_new(&p->bounds, fields, problem);
     if (err != ERR_OK)
         return err;
     p->actor.event = "key.created";
@@ -170,7 +178,7 @@ static void on_key_changed(void *owner, enum postgres_outcome outcome, PGresult 
     struct key_row key;
     bool is_there;
 
-    if (ended_by_store(p, outcome, results, count))
+    if (ended_by_count(p, outcome, results, count) || ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
     is_there = store_read_key(store_object_rows(results, count), 0, &key);
@@ -195,7 +203,8 @@ static enum err change_key(struct pending *p)
     case OPERATION_key_update:
         keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions,
                                 sizeof permissions);
-        return store_update_key(store, &p->actor, &p->in.key, permissions, on_key_changed, p);
+        return store_update_key(store, &p->actor, &(struct key_update){
+            .fields = &p->in.key, .permissions = permissions, .ruling_tenant = p->ruling_tenant }, on_key_changed, p);
     case OPERATION_key_enable:
         return store_enable_key(store, &p->actor, true, on_key_changed, p);
     case OPERATION_key_disable:
@@ -222,7 +231,7 @@ static enum err decide_change(struct pending *p, const struct store_request *req
         return refuse_missing(problem);
     if (p->operation == OPERATION_key_enable && key->facts.revoked)
         return problem_set(problem, ERR_CONFLICT, "key_revoked", "", "a revoked key cannot be enabled again");
-    return ERR_OK;
+    return decide_bounds(p, key, p->operation == OPERATION_key_update ? &p->in.key : NULL, problem);
 }
 
 static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
@@ -242,6 +251,7 @@ static void on_key_loaded(void *owner, enum postgres_outcome outcome, PGresult *
         answer_problem(p, &problem);
         return;
     }
+    p->ruling_tenant[0] = '\0';
     if (p->operation == OPERATION_key_update && keys_tenant(&key.facts, p->ruling_tenant) == ERR_OK)
         err = store_load_policy(p->keys->store, &p->actor, p->ruling_tenant, on_policy, p);
     else
@@ -568,11 +578,12 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_key_import] = begin_key_import,
 };
 
+/* With the key that asks: an answer that shows a value is not for another key of the same user. */
 static void take_fingerprint(struct pending *p, const struct manage_request *request)
 {
     uint8_t digest[DIGEST_SIZE];
-    char head[32];
-    const int length = snprintf(head, sizeof head, "%u ", (unsigned)request->operation);
+    char head[32 + sizeof request->key_id];
+    const int length = snprintf(head, sizeof head, "%u %s ", (unsigned)request->operation, request->key_id);
 
     digest_hmac(request->object, strlen(request->object), head, (size_t)length, request->body.bytes, request->body.size,
                 digest);
@@ -672,6 +683,12 @@ static enum authority authority_of(const struct pending *p, const struct standin
                           ret_is_wanted);
 }
 
+/* What the key of the call may hand on, where the call hands out anything. */
+static bool wants_bounds(const struct pending *p)
+{
+    return p->key_id[0] != '\0' && key_bounds_are_wanted(p->operation);
+}
+
 static void on_standing(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
@@ -684,7 +701,11 @@ static void on_standing(void *owner, enum postgres_outcome outcome, PGresult *co
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_standing(results[0], &standing);
-    p->authority = authority_of(p, &standing, &is_wanted);
+    p->authority = authority_of(p, NULL, &is_wanted);
+    if (is_wanted)
+        p->authority = authority_of(p, &standing, &is_wanted);
+    if (wants_bounds(p))
+        key_bounds_take(&standing, p->keys->config->better_auth_row_limits, &p->bounds);
     body = p->asked;
     p->asked = NULL;
     query = (struct view){ (const uint8_t *)p->asked_query, strlen(p->asked_query) };
@@ -701,7 +722,7 @@ static enum err ask_standing(struct pending *p, json_t **body, const struct view
         return ERR_NO_MEMORY;
     p->asked = *body;
     *body = NULL;
-    return store_load_standing(p->keys->store, &caller, on_standing, p);
+    return store_load_standing(p->keys->store, &caller, p->key_id, on_standing, p);
 }
 
 /* ERR_MALFORMED: the call does not look at tags, so it must not seem to. */
@@ -727,13 +748,14 @@ static enum err take_call(struct pending *p, const struct manage_request *reques
     bool is_wanted;
     enum err err;
 
+    p->bounds = (struct key_bounds){ .is_key = false };
     p->authority = authority_of(p, NULL, &is_wanted);
     err = take_match(p, request->if_match, problem);
     if (err == ERR_OK)
         err = parse_body(&request->body, &body, problem);
     if (err != ERR_OK)
         return err;
-    return is_wanted ? ask_standing(p, &body, &request->query) : begin(p, body, &request->query, problem);
+    return is_wanted || wants_bounds(p) ? ask_standing(p, &body, &request->query) : begin(p, body, &request->query, problem);
 }
 
 static void on_manage_request(struct keys *keys, const struct bus_token *token, const struct manage_request *request)

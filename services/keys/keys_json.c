@@ -5,10 +5,6 @@
 
 #include "common/scope.h"
 
-/* Better-Auth's plugin writes these into every row unless told otherwise; authz does not enforce them either. */
-#define PLUGIN_RATE_MAX       10
-#define PLUGIN_RATE_WINDOW_MS 86400000
-
 /* "" stands for NULL.  A text that is not UTF-8 cannot come out of a UTF-8 database. */
 static json_t *text_or_null(const char *text)
 {

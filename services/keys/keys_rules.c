@@ -140,6 +140,13 @@ enum err keys_decide_rotation(const struct caller *caller, uint64_t scopes, stru
     return problem_set(reterr, ERR_DENIED, NULL, "", "the key holds a scope that you do not hold: its new value would give it to you");
 }
 
+enum err keys_decide_enabling(const struct caller *caller, uint64_t scopes, struct problem *reterr)
+{
+    if (!caller->is_key || keys_is_operator(caller) || scopes_cover(caller->scopes, scopes))
+        return ERR_OK;
+    return problem_set(reterr, ERR_DENIED, NULL, "", "the key holds a scope that the key of this call does not hold");
+}
+
 enum err keys_tenant(const struct key_facts *key, char ret_tenant[81])
 {
     const char *prefix = "", *name = key->reference_id;

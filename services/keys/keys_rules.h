@@ -23,6 +23,8 @@
 #define KEYS_EXPIRY_MAX_S    315360000      /* ten years */
 #define KEYS_WINDOW_MAX_S    2147483        /* Better-Auth keeps the window as int4 milliseconds */
 #define KEYS_REQUESTS_MAX    2147483647
+#define PLUGIN_RATE_MAX      10             /* Better-Auth's plugin writes these into every row unless told otherwise; */
+#define PLUGIN_RATE_WINDOW_MS 86400000      /* authz does not enforce them either */
 #define KEYS_REASON_MAX      200u
 #define KEYS_URL_MAX         1000u
 #define KEYS_PAGE_MAX        100u
@@ -43,10 +45,13 @@ struct caller {
     bool is_key;                 /* an API key: others may have made it in its owner's name */
 };
 
-/* What the database knows of the caller in their tenant. */
+/* What the database knows of the caller in their tenant, and of the key that makes the call (key_bounds.h). */
 struct standing {
     bool is_organization;        /* the tenant is one of Better-Auth's organizations */
     const char *role;            /* of the caller's membership, roles with commas between; "": none */
+    bool key_is_alive, key_is_metered, key_limits_addresses, key_limits_names, key_has_rate;
+    const char *key_expires_at, *key_addresses;    /* RFC 3339 or ""; a network a line */
+    int64_t key_life_s, key_rate_max, key_rate_window_ms;
 };
 
 /* A body of create or update; has_ says which members were there. */
@@ -116,6 +121,8 @@ enum err keys_decide_fields(const struct caller *caller, const struct key_fields
                             struct problem *reterr) MUST_CHECK;
 /* Rotating shows the key's new value.  ERR_DENIED: it holds a scope that the caller does not. */
 enum err keys_decide_rotation(const struct caller *caller, uint64_t scopes, struct problem *reterr) MUST_CHECK;
+/* A key that was disabled gives what it holds to whoever has its value.  For callers that are keys, as above. */
+enum err keys_decide_enabling(const struct caller *caller, uint64_t scopes, struct problem *reterr) MUST_CHECK;
 /*
  * The tenant that the key of a create gets in our side table; "": none, because its owner says enough.  `owner` describes
  * the owner, with no tenant of its own.  What a caller makes for themselves stays in the tenant they act in.

@@ -73,8 +73,13 @@ static const struct postgres_statement statements[] = {
                  " s.id = $2 OR EXISTS (SELECT FROM public.member m WHERE m.\"userId\" = s.id AND m.\"organizationId\" = $2)"
                  " FROM (SELECT $1::text AS id) s LEFT JOIN public.\"user\" u ON u.id = s.id LEFT JOIN public.organization o ON o.id = s.id" },
 
-    { "standing", "SELECT o.id IS NOT NULL, m.role FROM (SELECT $1::text AS id) s LEFT JOIN public.organization o ON o.id = s.id"
-                  " LEFT JOIN public.member m ON m.\"organizationId\" = s.id AND m.\"userId\" = $2 LIMIT 1" },
+    { "standing", "SELECT o.id IS NOT NULL, m.role, c.key_id IS NOT NULL AND coalesce(c.enabled, true) AND NOT c.revoked"
+                  " AND coalesce(c.expires_at > now(), true), c.metered, c.allowed_ips IS NOT NULL, c.servers IS NOT NULL OR c.tools IS NOT NULL,"
+                  " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms > 0, " MOMENT("c.expires_at") ","
+                  " array_to_string(c.allowed_ips, chr(10), '?'), floor(extract(epoch FROM c.expires_at - now()))::bigint, c.rate_max,"
+                  " c.rate_window_ms FROM (SELECT $1::text AS id) s LEFT JOIN public.organization o ON o.id = s.id"
+                  " LEFT JOIN public.member m ON m.\"organizationId\" = s.id AND m.\"userId\" = $2"
+                  " LEFT JOIN mcpgw.credential c ON c.key_id = $3 LIMIT 1" },
 
     { "key_get", KEY_SELECT("WHERE x.id = $1", "") },
     { "key_find", KEY_SELECT("WHERE x.key = coalesce((SELECT f.current_digest FROM mcpgw.rotated f WHERE f.digest = $1 AND f.expires_at > now()), $1)"
@@ -104,11 +109,16 @@ static const struct postgres_statement statements[] = {
                          " SELECT $4, $5, $1, " LIST("$6") ", " LIST("$7") ", " LIST("$8") ", $9 WHERE " CLAIMED
                          " AND EXISTS (SELECT FROM mcpgw.apikey x WHERE x.id = $4)" },
     /* A repeated create: the first answer, and with it the secret, never reached its caller.  A key that was given other
-     * scopes or another owner since, or was revoked, is no longer what this request asked for.
+     * scopes, limits or another owner since, a longer life, or was revoked, is no longer what this request asked for.
      * It was created once, so what happens to it now has another name in the trail. */
     { "key_replace", "UPDATE mcpgw.apikey a SET key = $5, start = $6, \"updatedAt\" = " NOW_MS " FROM mcpgw.request r"
                      " WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt <> $3 AND r.fingerprint = $4 AND a.id = r.object"
                      " AND a.permissions = $7 AND a.\"referenceId\" = $8"
+                     " AND a.\"rateLimitTimeWindow\" IS NOT DISTINCT FROM $9::int AND a.\"rateLimitMax\" IS NOT DISTINCT FROM $10::int"
+                     " AND coalesce(a.\"expiresAt\", 'infinity') <= coalesce(now() + make_interval(secs => $11::double precision + 1), 'infinity')"
+                     " AND ($10::int IS NULL OR coalesce(a.\"rateLimitEnabled\", true))"
+                     " AND EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = a.id AND (k.allowed_ips, k.servers, k.tools)"
+                     " IS NOT DISTINCT FROM (" LIST("$12") ", " LIST("$13") ", " LIST("$14") "))"
                      " AND NOT EXISTS (SELECT FROM mcpgw.key k WHERE k.key_id = a.id AND k.revoked_at IS NOT NULL)"
                      " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $5)"
                      " RETURNING set_config('mcpgw.event', 'key.updated', true)" },
@@ -344,10 +354,10 @@ enum err store_load_subject(struct store *store, const char *reference_id, const
         .statement = "subject", .count = 2, .values = { reference_id, tenant_id } }, fn, owner);
 }
 
-enum err store_load_standing(struct store *store, const struct caller *caller, postgres_fn *fn, void *owner)
+enum err store_load_standing(struct store *store, const struct caller *caller, const char *key_id, postgres_fn *fn, void *owner)
 {
     return postgres_call(store->postgres, &(struct postgres_step){
-        .statement = "standing", .count = 2, .values = { caller->tenant_id, caller->user_id } }, fn, owner);
+        .statement = "standing", .count = 3, .values = { caller->tenant_id, caller->user_id, key_id } }, fn, owner);
 }
 
 enum err store_list_keys(struct store *store, const struct caller *caller, const struct page_query *query,
@@ -471,6 +481,12 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step_value(step, creation->start);
     step_value(step, creation->permissions);
     step_value(step, creation->reference_id);
+    step_value(step, rate.is_set ? rate.window_ms.text : NULL);
+    step_value(step, rate.is_set ? rate.requests.text : NULL);
+    step_value(step, fields->expires_in_s == 0 ? NULL : expiry.text);
+    step_value(step, fields->reach.limits_addresses ? fields->reach.addresses : NULL);
+    step_value(step, fields->reach.limits_servers ? fields->reach.servers : NULL);
+    step_value(step, fields->reach.limits_tools ? fields->reach.tools : NULL);
     step_value(plan_claimed(&plan, "check_key_count", actor), creation->ruling_tenant);
     return plan_run(&plan, store, actor, "key_created", fn, owner);
 }
@@ -490,9 +506,10 @@ static void plan_reach(struct plan *plan, const struct store_actor *actor, const
     step_value(step, text_or_null(reach->environment));
 }
 
-enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,
-                          const char *permissions, postgres_fn *fn, void *owner)
+enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_update *update,
+                          postgres_fn *fn, void *owner)
 {
+    const struct key_fields *fields = update->fields;
     const struct number expiry = number_of(fields->expires_in_s);
     const struct rate_texts rate = rate_of(fields);
     struct plan plan = { .count = 0 };
@@ -500,11 +517,16 @@ enum err store_update_key(struct store *store, const struct store_actor *actor, 
 
     plan_begin(&plan, actor);
     plan_lock_key(&plan, actor);
+    if (fields->has_expiry) {
+        step = plan_claimed(&plan, "check_key_room", actor);
+        step_value(step, update->ruling_tenant);
+        step_value(step, actor->object);
+    }
     step = plan_claimed(&plan, "key_update", actor);
     step_value(step, actor->object);
     step_value(step, flag(fields->has_name));
     step_value(step, text_or_null(fields->name));
-    step_value(step, fields->has_scopes ? permissions : NULL);
+    step_value(step, fields->has_scopes ? update->permissions : NULL);
     step_value(step, flag(fields->has_expiry));
     step_value(step, fields->expires_in_s == 0 ? NULL : expiry.text);
     step_value(step, flag(fields->has_rate));
@@ -714,7 +736,14 @@ void store_read_subject(const PGresult *rows, struct store_subject *ret_subject)
 
 void store_read_standing(const PGresult *rows, struct standing *ret_standing)
 {
-    *ret_standing = (struct standing){ .is_organization = postgres_flag(rows, 0, 0), .role = postgres_text(rows, 0, 1) };
+    *ret_standing = (struct standing){
+        .is_organization = postgres_flag(rows, 0, 0), .role = postgres_text(rows, 0, 1), .key_is_alive = postgres_flag(rows, 0, 2),
+        .key_is_metered = postgres_flag(rows, 0, 3), .key_limits_addresses = postgres_flag(rows, 0, 4),
+        .key_limits_names = postgres_flag(rows, 0, 5), .key_has_rate = postgres_flag(rows, 0, 6),
+        .key_expires_at = postgres_text(rows, 0, 7), .key_addresses = postgres_text(rows, 0, 8),
+        .key_life_s = postgres_i64(rows, 0, 9), .key_rate_max = postgres_i64(rows, 0, 10),
+        .key_rate_window_ms = postgres_i64(rows, 0, 11),
+    };
 }
 
 /* ---- the feed ---------------------------------------------------------------------------------- */

@@ -90,8 +90,9 @@ enum err store_load_key(struct store *store, const struct store_actor *actor, po
 /* The owner of a key that is to be made, and whether they belong to that organization. */
 enum err store_load_subject(struct store *store, const char *reference_id, const char *tenant_id, postgres_fn *fn,
                             void *owner) MUST_CHECK;
-/* What the caller is in their tenant: store_read_standing. */
-enum err store_load_standing(struct store *store, const struct caller *caller, postgres_fn *fn, void *owner) MUST_CHECK;
+/* What the caller is in their tenant, and the key that makes the call ("": none): store_read_standing. */
+enum err store_load_standing(struct store *store, const struct caller *caller, const char *key_id, postgres_fn *fn,
+                             void *owner) MUST_CHECK;
 /* What the caller may see; rows of store_read_key. */
 enum err store_list_keys(struct store *store, const struct caller *caller, const struct page_query *query,
                          postgres_fn *fn, void *owner) MUST_CHECK;
@@ -117,8 +118,13 @@ struct key_creation {
 #define STORE_TOO_MANY_KEYS "MG001"
 enum err store_create_key(struct store *store, const struct store_actor *actor, const struct key_creation *creation,
                           postgres_fn *fn, void *owner) MUST_CHECK;
-enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_fields *fields,
-                          const char *permissions, postgres_fn *fn, void *owner) MUST_CHECK;
+struct key_update {
+    const struct key_fields *fields;
+    const char *permissions;
+    const char *ruling_tenant;     /* as above: an expired key that lives again is one more */
+};
+enum err store_update_key(struct store *store, const struct store_actor *actor, const struct key_update *update,
+                          postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_enable_key(struct store *store, const struct store_actor *actor, bool enabled, postgres_fn *fn,
                           void *owner) MUST_CHECK;
 enum err store_revoke_key(struct store *store, const struct store_actor *actor, postgres_fn *fn,

@@ -93,6 +93,9 @@ static void on_user_changed(void *owner, enum postgres_outcome outcome, PGresult
         answer_when_applied(p, effect.sequence, 200, json_pack("{s:s, s:b}", "id", p->object, "ended", 1));
     else if (!store_read_user(store_object_rows(results, count), 0, &user))
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
+    else if (p->operation == OPERATION_user_resume && user.is_suspended && !effect.is_repeat && rows_done(results) == 0)
+        answer_err(p, ERR_CONFLICT, "banned_by_others", "",
+                   "others banned this user, such as Better-Auth's administrators or an operator: it is theirs to lift (there: admin/unban-user)");
     else if (p->operation == OPERATION_user_sign_out)
         answer_when_applied(p, effect.sequence, 200, json_pack("{s:s, s:I}", "id", p->object, "ended", rows_done(results)));
     else
@@ -118,13 +121,14 @@ static void on_sessions_listed(void *owner, enum postgres_outcome outcome, PGres
 /* Ends the call, or goes on with what it asked for. */
 static enum err go_on(struct pending *p, const struct user_row *user)
 {
+    const struct caller caller = caller_of(p);
     struct store *store = p->keys->store;
 
     switch (p->operation) {
     case OPERATION_user_suspend:
-        return store_suspend_user(store, &p->actor, true, on_user_changed, p);
+        return store_suspend_user(store, &p->actor, keys_is_operator(&caller), on_user_changed, p);
     case OPERATION_user_resume:
-        return store_suspend_user(store, &p->actor, false, on_user_changed, p);
+        return store_resume_user(store, &p->actor, keys_is_operator(&caller), on_user_changed, p);
     case OPERATION_user_sign_out:
         return store_sign_out(store, &p->actor, on_user_changed, p);
     case OPERATION_session_end:

@@ -28,8 +28,16 @@ const struct postgres_statement users_statements[] = {
                    " UNION SELECT substr($3, 6) WHERE $3 LIKE 'user:%'"
                    " UNION SELECT c.reference_id FROM mcpgw.key k JOIN mcpgw.credential c ON c.key_id = k.key_id"
                    "       WHERE k.tenant_id = $3 AND NOT c.is_organization) ORDER BY u.id LIMIT $2::int" },
-    { "user_suspend", "UPDATE public.\"user\" SET banned = $5::boolean, \"banReason\" = $6, \"banExpires\" = NULL, \"updatedAt\" = " NOW_MS
-                      " WHERE id = $4 AND coalesce(banned, false) <> $5::boolean AND " CLAIMED },
+    { "user_suspend_note", "INSERT INTO mcpgw.suspension AS s (user_id, by_operator, was_banned, was_reason, was_until)"
+                           " SELECT u.id, $5::boolean, coalesce(u.banned, false), u.\"banReason\", u.\"banExpires\" FROM public.\"user\" u"
+                           " WHERE u.id = $4 AND " CLAIMED " ON CONFLICT (user_id) DO UPDATE SET by_operator = s.by_operator OR excluded.by_operator" },
+    /* Nothing where the gateway has suspended the user before: then the note is older. */
+    { "user_suspend", "UPDATE public.\"user\" u SET banned = true, \"banReason\" = $5, \"banExpires\" = NULL, \"updatedAt\" = " NOW_MS
+                      " FROM mcpgw.suspension s WHERE u.id = $4 AND s.user_id = u.id AND s.at = now() AND " CLAIMED },
+    { "user_resume", "UPDATE public.\"user\" u SET banned = s.was_banned AND coalesce(s.was_until > now(), true),"
+                     " \"banReason\" = CASE WHEN s.was_banned THEN s.was_reason END, \"banExpires\" = CASE WHEN s.was_banned THEN s.was_until END,"
+                     " \"updatedAt\" = " NOW_MS " FROM mcpgw.suspension s"
+                     " WHERE u.id = $4 AND s.user_id = u.id AND ($5::boolean OR NOT s.by_operator) AND " CLAIMED },
     { "user_sign_out", "DELETE FROM public.session WHERE \"userId\" = $4 AND " CLAIMED },
     { "session_end", "DELETE FROM public.session WHERE id = $4 AND " CLAIMED },
     { "session_list", "SELECT s.id, " MOMENT("s.\"createdAt\"") ", " MOMENT("s.\"updatedAt\"") ", " MOMENT("s.\"expiresAt\"") ","
@@ -78,19 +86,31 @@ enum err store_list_sessions(struct store *store, const char *user_id, const str
         .statement = "session_list", .count = 4, .values = { query->cursor, us.text, limit.text, user_id } }, fn, owner);
 }
 
-enum err store_suspend_user(struct store *store, const struct store_actor *actor, bool is_suspended, postgres_fn *fn,
-                            void *owner)
+enum err store_suspend_user(struct store *store, const struct store_actor *actor, bool is_operator, postgres_fn *fn, void *owner)
 {
     struct plan plan = { .count = 0 };
     struct postgres_step *step;
 
     plan_begin(&plan, actor);
+    step = plan_claimed(&plan, "user_suspend_note", actor);
+    step_value(step, actor->object);
+    step_value(step, flag(is_operator));
     step = plan_claimed(&plan, "user_suspend", actor);
     step_value(step, actor->object);
-    step_value(step, flag(is_suspended));
-    step_value(step, is_suspended ? text_or_null(actor->reason) : NULL);
-    if (is_suspended)
-        step_value(plan_claimed(&plan, "user_sign_out", actor), actor->object);
+    step_value(step, text_or_null(actor->reason));
+    step_value(plan_claimed(&plan, "user_sign_out", actor), actor->object);
+    return plan_run(&plan, store, actor, "user_after", fn, owner);
+}
+
+enum err store_resume_user(struct store *store, const struct store_actor *actor, bool is_operator, postgres_fn *fn, void *owner)
+{
+    struct plan plan = { .count = 0 };
+    struct postgres_step *step;
+
+    plan_begin(&plan, actor);
+    step = plan_claimed(&plan, "user_resume", actor);
+    step_value(step, actor->object);
+    step_value(step, flag(is_operator));
     return plan_run(&plan, store, actor, "user_after", fn, owner);
 }
 

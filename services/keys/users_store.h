@@ -28,9 +28,12 @@ enum err store_list_users(struct store *store, const char *tenant_id, const stru
                           void *owner) MUST_CHECK;
 enum err store_list_sessions(struct store *store, const char *user_id, const struct page_query *query, postgres_fn *fn,
                              void *owner) MUST_CHECK;
-/* Suspending signs out too.  The object afterwards is the user. */
-enum err store_suspend_user(struct store *store, const struct store_actor *actor, bool is_suspended, postgres_fn *fn,
+/* Suspending signs out too, and takes the place of a ban that others set, until it is lifted.  The object afterwards is the user. */
+enum err store_suspend_user(struct store *store, const struct store_actor *actor, bool is_operator, postgres_fn *fn,
                             void *owner) MUST_CHECK;
+/* Lifts what the gateway suspended; what an operator suspended, only for one. */
+enum err store_resume_user(struct store *store, const struct store_actor *actor, bool is_operator, postgres_fn *fn,
+                           void *owner) MUST_CHECK;
 /* All sessions of a user; behind act and claim the statement that tells how many. */
 enum err store_sign_out(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_end_session(struct store *store, const struct store_actor *actor, postgres_fn *fn, void *owner) MUST_CHECK;

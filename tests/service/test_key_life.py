@@ -152,6 +152,23 @@ def test_creates_at_the_same_moment_do_not_pass_a_policy_together(api, database)
     assert database.sql("SELECT mcpgw.keys_in_tenant('user:alice')") == [(3,)]
 
 
+def test_a_key_that_lives_again_counts_against_a_policy(api, database):
+    api.ok("tenant_create", body={"id": "user:alice", "slug": "alice", "policy": {"maxKeys": 2}}, status=201)
+    late, disabled = api.create(ALICE), api.create(ALICE)
+    database.sql('UPDATE apikey SET "expiresAt" = now() - interval \'1 s\' WHERE id = %s', late["id"])
+    api.ok("key_disable", ALICE, object=disabled["id"])
+    third = api.create(ALICE)
+    for body in ({"expiresIn": 60}, {"expiresAt": None}):
+        api.refused(422, "tenant_policy", "key_update", ALICE, body, object=late["id"])
+    assert database.sql('SELECT "expiresAt" < now() FROM apikey WHERE id = %s', late["id"]) == [(True,)]
+    api.ok("key_enable", ALICE, object=disabled["id"])                 # was counted all the time
+    api.ok("key_update", ALICE, {"expiresIn": 60}, object=third["id"])
+    api.ok("key_delete", ALICE, object=third["id"])
+    update = {"operation": OPERATIONS["key_update"], "body": b'{"expiresIn": 60}', "address": "192.0.2.1", "object": late["id"], **ALICE}
+    assert api.edge.call_many("keys", [("manage_request", {**update, "request_id": "lives-again"})])[0]["status"] == 200
+    assert database.sql("SELECT mcpgw.keys_in_tenant('user:alice')") == [(2,)]
+
+
 def test_a_repeated_rotation_replaces_the_value_that_was_never_shown(api, database):
     made = api.create()
     again = {"object": made["id"], "body": {"overlap": 60}, "request_id": "rotate-1"}
@@ -203,7 +220,7 @@ def tenant(database, **policy):
 def test_a_policy_holds_for_everybody(api, database):
     tenant(database, max_life_s=3600, scopes="read proxy", max_keys=2)
     for who, more in ((ALICE, {}), (None, {"userId": "alice"})):
-        who = who or {"user_id": "admin", "tenant_id": "user:admin", "scopes": SCOPES["admin"], "key_id": "adminkey"}
+        who = who or {"user_id": "admin", "tenant_id": "user:admin", "scopes": SCOPES["admin"]}
         assert api.refused(422, "tenant_policy", "key_create", who, body={"scopes": ["write"], **more})["field"] == "scopes"
         for expiry in (3601, None):
             assert api.refused(422, "tenant_policy", "key_create", who, body={"scopes": ["read"], "expiresIn": expiry, **more})["field"] == "expiresIn"
@@ -254,6 +271,9 @@ def test_time_ends_keys_once_whoever_looks(instances, database):
     assert database.sql(ended) == [(old["id"], "policy: not rotated in time"), (idle["id"], "policy: unused for too long")]
     assert database.sql("SELECT id FROM apikey WHERE enabled AND id = ANY(%s) ORDER BY id", [busy["id"], other["id"]]) == [
         (i,) for i in sorted([busy["id"], other["id"]])]
+    api.ok("key_enable", object=idle["id"])                            # it has a new time to be used in
+    assert database.sql("SELECT mcpgw.disable_overdue(true)") == [(0,)]
+    assert database.sql("SELECT enabled FROM apikey WHERE id = %s", idle["id"]) == [(True,)]
 
 
 def test_an_expiry_is_told_once_for_each_step(instances, database):

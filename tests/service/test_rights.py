@@ -5,7 +5,7 @@ import re
 import pytest
 
 import busedge
-from test_keys import Api, add_user, tell_holders
+from test_keys import Api, add_callers, add_user, tell_holders
 
 ROWS = re.findall(r"^OPERATION\(\d+, +(\w+), +(true|false), +(\w+),", (busedge.ROOT / "common/operations.def").read_text(), re.M)
 SCOPES = busedge.SCOPES
@@ -212,6 +212,7 @@ CHECKS = {
 @pytest.fixture
 def world(database, edge, service):
     add_user(database, "admin")
+    add_callers(database, "k")
     service("keys", MCPGW_DATABASE_URL=database.url("mcpgw_keys")).wait_ready()
     tell_holders(edge)
     return World(database, Api(edge))

@@ -1,7 +1,7 @@
 """Users and their sessions over the management API: Better-Auth's rows, changed so that both systems see it."""
 import pytest
 
-from test_keys import ADMIN, ALICE, BOB, Api, add_user, sequence, tell_holders, worker, api    # noqa: F401
+from test_keys import ADMIN, ALICE, BOB, Api, add_callers, add_user, sequence, tell_holders, worker, api    # noqa: F401
 
 import busedge
 
@@ -14,6 +14,7 @@ def acme(api, database):
         database.sql('INSERT INTO organization (id, name, slug, "createdAt") VALUES (%s, %s, %s, now())', *[organization] * 3)
     for user in ("olga", "mia", "both"):
         add_user(database, user)
+    add_callers(database, "k")
     for user, organization, role in (("olga", "acme", "owner"), ("mia", "acme", "member"), ("both", "acme", "member"), ("both", "globex", "member")):
         database.sql("INSERT INTO member VALUES (%s, %s, %s, %s, now())", user + organization, organization, user, role)
     for user in ("mia", "mia", "both", "alice"):
@@ -104,3 +105,47 @@ def test_everybody_ends_their_own_sessions(acme):
     acme.refused(404, "not_found", "session_end", BOB, object="s3")
     acme.ok("session_end", ALICE, object="s3")
     assert acme.ok("user_sign_out", ALICE, object="alice")["ended"] == 0
+
+
+BAN = 'SELECT banned, "banReason", "banExpires" IS NOT NULL FROM "user" WHERE id = \'mia\''
+
+
+def test_a_ban_that_others_set_is_theirs_to_lift(acme, database):
+    database.sql('UPDATE "user" SET banned = true, "banReason" = \'fraud\' WHERE id = \'mia\'')
+    for who in (OWNER, ADMIN):
+        assert "Better-Auth" in acme.refused(409, "banned_by_others", "user_resume", who, object="mia")["detail"]
+    assert database.sql(BAN) == [(True, "fraud", False)]
+    acme.ok("user_suspend", OWNER, {"reason": "left"}, object="mia")
+    answer = acme.ok("user_resume", OWNER, object="mia")
+    assert (answer["suspended"], answer["suspendedReason"]) == (True, "fraud") and database.sql(BAN) == [(True, "fraud", False)]
+    acme.refused(409, "banned_by_others", "user_resume", OWNER, object="mia")
+
+
+def test_a_ban_that_others_set_over_a_suspension_is_theirs_too(acme, database):
+    for theirs in ("banned = true", "banned = false", "\"banReason\" = NULL"):
+        acme.ok("user_suspend", OWNER, object="mia")
+        database.sql(f'UPDATE "user" SET {theirs} WHERE id = \'mia\'')
+        database.sql('UPDATE "user" SET banned = true WHERE id = \'mia\'')
+        acme.refused(409, "banned_by_others", "user_resume", OWNER, object="mia")
+        database.sql('UPDATE "user" SET banned = NULL WHERE id = \'mia\'')
+    acme.ok("user_suspend", OWNER, object="mia")
+    database.sql("UPDATE \"user\" SET name = 'Mia', \"updatedAt\" = now() WHERE id = 'mia'")
+    assert acme.ok("user_resume", OWNER, object="mia")["suspended"] is False
+
+
+def test_a_suspension_outlives_a_ban_for_a_time(acme, database):
+    for until, remains in (("now() + interval '1 day'", True), ("now() - interval '1 day'", False)):
+        database.sql(f'UPDATE "user" SET banned = true, "banExpires" = {until} WHERE id = \'mia\'')
+        assert acme.ok("user_suspend", OWNER, object="mia")["suspended"] is True
+        assert database.sql(BAN) == [(True, None, False)]
+        assert acme.ok("user_resume", OWNER, object="mia")["suspended"] is remains
+        assert database.sql(BAN)[0][0] is remains
+
+
+def test_what_an_operator_suspended_no_tenants_administrator_lifts(acme):
+    acme.ok("user_suspend", OWNER, object="mia")
+    acme.ok("user_suspend", ADMIN, object="mia")
+    acme.refused(409, "banned_by_others", "user_resume", OWNER, object="mia")
+    acme.ok("user_suspend", OWNER, object="mia")
+    acme.refused(409, "banned_by_others", "user_resume", OWNER, object="mia")
+    assert acme.ok("user_resume", ADMIN, object="mia")["suspended"] is False

@@ -341,8 +341,11 @@ static enum authority authority_of(const char *user, const char *tenant, uint64_
 
 static void scope_admin_reaches_as_far_as_tenant_and_role_say(void **state)
 {
-    const struct standing none = { .role = "" }, outsider = { true, "" }, member = { true, "member" };
-    const struct standing owner = { true, "owner" }, several = { true, "member, admin" }, odd = { true, "owners,,adm" };
+    const struct standing none = { .role = "" }, outsider = { .is_organization = true, .role = "" },
+                          member = { .is_organization = true, .role = "member" };
+    const struct standing owner = { .is_organization = true, .role = "owner" },
+                          several = { .is_organization = true, .role = "member, admin" },
+                          odd = { .is_organization = true, .role = "owners,,adm" };
 
     (void)state;
     assert_int_equal(authority_of("admin", "user:admin", SCOPE_BIT(WRITE), NULL), AUTHORITY_OWN);
