@@ -15,7 +15,9 @@ extern char **environ;
 static void clear_environment(void)
 {
     static const char *const own[] = { "MCPGW_HOME", "MCPGW_URL", "MCPGW_API_KEY", "MCPGW_API_KEY_FILE", "MCPGW_LISTEN",
-                                       "MCPGW_DATABASE_URL", "MCPGW_REDIS_URL", "MCPGW_BUILD" };
+                                       "MCPGW_DATABASE_URL", "MCPGW_REDIS_URL", "MCPGW_BUILD", "MCPGW_IDENTITY_KEYS",
+                                       "MCPGW_AUDIT_KEY", "MCPGW_AUDIT_CHECKPOINTS", "MCPGW_SETTINGS_edge", "MCPGW_SETTINGS_authz",
+                                       "MCPGW_SETTINGS_ratelimit", "MCPGW_SETTINGS_keys", "MCPGW_SETTINGS_audit" };
 
     for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
         unsetenv(own[i]);

@@ -10,6 +10,7 @@
 
 #include "common/cleanup.h"
 #include "common/postgres.h"
+#include "services/keys/doctor_redis.h"
 #include "services/keys/keys.h"
 #include "services/keys/shape.h"
 
@@ -127,7 +128,40 @@ static bool create_indexes(PGconn *session)
     return true;
 }
 
-static bool tell_findings(PGconn *session, bool *ret_serious)
+/* What only the application's Redis knows.  false: its URL is not set. */
+static bool tell_redis(PGconn *session, const struct keys_config *config, bool *ret_serious)
+{
+    struct redis_findings found;
+    char finding[REDIS_FINDING_SIZE + 160], remedy[REDIS_FINDING_SIZE + 64];
+
+    if (!secret_is_set(&config->better_auth_redis_url))
+        return false;
+    doctor_look_into_redis(&config->better_auth_redis_url, config->better_auth_redis_prefix, session, &found);
+    if (found.orphans > 0) {
+        snprintf(finding, sizeof finding, "%llu of %llu key(s) of Better-Auth in Redis stand in no table, so the gateway refuses them (%s)",
+                 (unsigned long long)found.orphans, (unsigned long long)found.copies, found.examples);
+        tell("error", "redis", finding, "apiKey({ storage: \"secondary-storage\", fallbackToDatabase: true }), or storage: \"database\"; then import"
+                                        " the keys as docs/better-auth.md says under \"Keys that only Redis holds\"");
+    }
+    if (found.other_prefix[0] != '\0') {
+        snprintf(finding, sizeof finding, "Redis holds keys of Better-Auth under \"%.100s\", and better_auth_redis_prefix is \"%.64s\": their copies"
+                                          " are not deleted when keys change", found.other_prefix, config->better_auth_redis_prefix);
+        snprintf(remedy, sizeof remedy, "MCPGW_BETTER_AUTH_REDIS_PREFIX='%.100s'", found.other_prefix);
+        tell("error", "redis", finding, remedy);
+    }
+    if (found.why[0] != '\0') {
+        snprintf(finding, sizeof finding, "the application's Redis could not be looked through: %s", found.why);
+        tell("warning", "redis", finding, "give doctor a MCPGW_BETTER_AUTH_REDIS_URL whose user may SCAN");
+    } else if (found.orphans == 0) {
+        snprintf(finding, sizeof finding, "%llu key(s) of Better-Auth in Redis, all of them copies of rows", (unsigned long long)found.copies);
+        tell("ok", "redis", finding, "");
+    }
+    *ret_serious = *ret_serious || found.orphans > 0 || found.other_prefix[0] != '\0' || found.why[0] != '\0';
+    return true;
+}
+
+/* knows_redis: what the rows make one guess of Redis was looked up there. */
+static bool tell_findings(PGconn *session, bool knows_redis, bool *ret_serious)
 {
     OWNED(result_destroy) PGresult *rows = PQexec(session, "SELECT severity, subject, finding, remedy FROM mcpgw.diagnose()"
                                                            " ORDER BY array_position(ARRAY['error', 'warning', 'note'], severity), subject, finding");
@@ -135,7 +169,12 @@ static bool tell_findings(PGconn *session, bool *ret_serious)
     if (PQresultStatus(rows) != PGRES_TUPLES_OK)
         return false;
     for (int row = 0; row < PQntuples(rows); row++) {
-        tell(postgres_text(rows, row, 0), postgres_text(rows, row, 1), postgres_text(rows, row, 2), postgres_text(rows, row, 3));
+        const bool is_guess = strcmp(postgres_text(rows, row, 1), "storage") == 0;
+
+        if (is_guess && knows_redis)
+            continue;
+        tell(postgres_text(rows, row, 0), postgres_text(rows, row, 1), postgres_text(rows, row, 2),
+             is_guess ? "give doctor MCPGW_BETTER_AUTH_REDIS_URL, and it looks there" : postgres_text(rows, row, 3));
         *ret_serious = *ret_serious || strcmp(postgres_text(rows, row, 0), "note") != 0;
     }
     return true;
@@ -145,7 +184,7 @@ int doctor_command(const void *settings)
 {
     const struct keys_config *config = settings;
     OWNED(session_destroy) PGconn *session = NULL;
-    bool is_serious = false;
+    bool is_serious = false, knows_redis;
 
     if (!secret_is_set(&config->owner_database_url))
         return cannot_look("owner_database_url is not set: give MCPGW_OWNER_DATABASE_URL, a Postgres URL for the owner of the database");
@@ -156,7 +195,8 @@ int doctor_command(const void *settings)
         return cannot_look("there is no schema of this release in the database: run mcpgw-keys migrate");
     if (creates_indexes && !create_indexes(session))
         return cannot_look(PQerrorMessage(session));
-    if (!tell_settings(session, config, &is_serious) || !tell_findings(session, &is_serious))
+    knows_redis = tell_redis(session, config, &is_serious);
+    if (!tell_settings(session, config, &is_serious) || !tell_findings(session, knows_redis, &is_serious))
         return cannot_look(PQerrorMessage(session));
     if (!is_serious)
         tell("ok", "all", "the gateway has what it needs", "");

@@ -1,6 +1,7 @@
 """mcpgw doctor: the table's shape, missing indexes, and rows that are not what they seem."""
 import json
 import os
+import re
 import subprocess
 
 import psycopg
@@ -94,6 +95,34 @@ def test_indexes_are_made_on_request_and_used(fresh):    # noqa: F811
 def test_settings_that_differ_from_the_schema_s_are_told(database):
     status, lines, _ = doctor(database.server, database.name, DIGEST="hex")
     assert status == 1 and any(line["subject"] == "settings" and "hex" in line["finding"] for line in lines)
+
+
+def test_redis_is_looked_through_for_keys_that_no_table_has(database, redis_server):
+    database.sql(USER, "u", "U", "u@example.com")
+    url = {"REDIS_URL": redis_server.url}
+    ask = lambda **settings: doctor(database.server, database.name, **{**url, **settings})    # noqa: E731
+    status, lines, _ = ask()
+    assert status == 0 and [line["finding"] for line in lines if line["subject"] in ("redis", "storage")] == [
+        "0 key(s) of Better-Auth in Redis, all of them copies of rows"]
+    database.sql('INSERT INTO apikey (id, "configId", "referenceId", key, enabled, permissions, "createdAt", "updatedAt")'
+                 " VALUES ('here', 'default', 'u', %s, true, '{}', now(), now())", digest("here"))
+    redis_server.client().mset({f"better-auth:api-key:by-id:{id}": "{}" for id in ["here", *(f"lost{n:04}" for n in range(2500))]})
+    redis_server.client().mset({"better-auth:api-key:by-ref:u": "[]", "better-auth:session": "{}"})
+    status, lines, _ = ask()
+    line, = [line for line in lines if line["subject"] == "redis"]
+    assert status == 1 and line["severity"] == "error" and re.match(r"25\d\d of 25\d\d key\(s\)", line["finding"]) and "lost" in line["finding"], line
+    assert "fallbackToDatabase" in line["remedy"]
+    status, lines, _ = ask(REDIS_PREFIX="other:")
+    line, = [line for line in lines if line["subject"] == "redis" and line["severity"] == "error"]
+    assert status == 1 and "MCPGW_BETTER_AUTH_REDIS_PREFIX='better-auth:'" in line["remedy"]
+
+
+def test_a_redis_that_cannot_be_looked_through_is_a_warning(database, redis_server):
+    redis_server.client().execute_command("ACL", "SETUSER", "mcpgw-keys", "on", ">secret", "~*", "-@all", "+del", "+ping", "+auth")
+    for url, words in ((f"unix://{redis_server.socket}?user=mcpgw-keys&password=secret", "NOPERM"), ("unix:///nowhere/redis.sock", "cannot be reached")):
+        status, lines, _ = doctor(database.server, database.name, REDIS_URL=url)
+        line, = [line for line in lines if line["subject"] == "redis"]
+        assert status == 1 and line["severity"] == "warning" and words in line["finding"], lines
 
 
 def test_keys_that_only_redis_holds_are_guessed(database):
