@@ -169,3 +169,17 @@ enum err assignment_find(const char *text, const char *name, char *ret_value, si
     }
     return ERR_NOT_FOUND;
 }
+
+enum err rate_parse(const char *text, uint64_t *ret_requests, uint64_t *ret_window_s)
+{
+    const char *slash = strchr(text, '/');
+    char *end = NULL;
+    unsigned long long requests = strtoull(text, &end, 10);
+
+    if (slash == NULL || end != slash || *text < '0' || *text > '9' || requests == 0 || requests > INT32_MAX)
+        return ERR_MALFORMED;
+    if (duration_parse(slash + 1, ret_window_s) != ERR_OK)
+        return ERR_MALFORMED;
+    *ret_requests = requests;
+    return ERR_OK;
+}

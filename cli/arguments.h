@@ -35,6 +35,8 @@ enum err arguments_number(const struct arguments *arguments, const char *name, u
 
 /* "90", "90s", "15m", "12h", "30d", "2w" as seconds.  ERR_MALFORMED: anything else, or over ten years. */
 enum err duration_parse(const char *text, uint64_t *ret_seconds) MUST_CHECK;
+/* "1000/1h": requests, from 1, and the seconds of their window. */
+enum err rate_parse(const char *text, uint64_t *ret_requests, uint64_t *ret_window_s) MUST_CHECK;
 /* Value of NAME in the lines of a file of shell assignments: NAME=value, 'value', "value", with or without export.
  * ERR_NOT_FOUND: no such line; ERR_TOO_LARGE: does not fit. */
 enum err assignment_find(const char *text, const char *name, char *ret_value, size_t size) MUST_CHECK;

@@ -75,24 +75,18 @@ static bool add_expiry(json_t *body, const char *text)
     return true;
 }
 
-/* "1000/1h": requests in a window. */
 static bool add_rate(json_t *body, const char *text)
 {
-    const char *slash = text != NULL ? strchr(text, '/') : NULL;
-    char *end = NULL;
-    uint64_t window = 0;
-    unsigned long long requests;
+    uint64_t requests, window_s;
 
     if (text == NULL)
         return true;
-    requests = strtoull(text, &end, 10);
-    if (slash == NULL || end != slash || slash == text || *text < '0' || *text > '9' || requests > INT32_MAX
-        || duration_parse(slash + 1, &window) != ERR_OK) {
+    if (rate_parse(text, &requests, &window_s) != ERR_OK) {
         complain("--rate: %s is no limit; say REQUESTS/WINDOW, such as 1000/1h", text);
         return false;
     }
     json_object_set_new(body, "rateLimit",
-                        json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window));
+                        json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window_s));
     return true;
 }
 

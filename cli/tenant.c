@@ -47,29 +47,57 @@ static void add_scopes(json_t *policy, const char *text)
     json_object_set_new(policy, "scopes", scopes);
 }
 
+/* A limit: N/SPAN, or "none". */
+static bool add_limit(json_t *limits, const struct arguments *arguments, const char *option, const char *member)
+{
+    const char *text = arguments_value(arguments, option);
+    uint64_t requests, window_s;
+
+    if (text == NULL)
+        return true;
+    if (strcmp(text, "none") == 0) {
+        json_object_set_new(limits, member, json_null());
+        return true;
+    }
+    if (rate_parse(text, &requests, &window_s) != ERR_OK) {
+        complain("--%s: %s is no limit; say REQUESTS/WINDOW, such as 1000/1h, or none", option, text);
+        return false;
+    }
+    json_object_set_new(limits, member,
+                        json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window_s));
+    return true;
+}
+
+static void add_unless_empty(json_t *body, const char *name, json_t *object)
+{
+    if (json_object_size(object) > 0)
+        json_object_set(body, name, object);
+    json_decref(object);
+}
+
 /* NULL: an option cannot be used, and that has been told. */
 static json_t *body_of(const struct arguments *arguments)
 {
     static const char *const texts[] = { "id", "slug", "name" };
-    json_t *body = json_object(), *policy = json_object();
+    json_t *body = json_object(), *policy = json_object(), *limits = json_object();
+    bool is_usable;
 
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         if (arguments_value(arguments, texts[i]) != NULL)
             json_object_set_new(body, texts[i], json_string(arguments_value(arguments, texts[i])));
     }
     add_scopes(policy, arguments_value(arguments, "scopes"));
-    if (!add_rule(policy, arguments, "max-key-life", "maxKeyLife", true)
-        || !add_rule(policy, arguments, "max-keys", "maxKeys", false)
-        || !add_rule(policy, arguments, "rotate-after", "rotateAfter", true)
-        || !add_rule(policy, arguments, "idle-after", "idleAfter", true)) {
-        json_decref(policy);
-        json_decref(body);
-        return NULL;
-    }
-    if (json_object_size(policy) > 0)
-        json_object_set(body, "policy", policy);
-    json_decref(policy);
-    return body;
+    is_usable = add_rule(policy, arguments, "max-key-life", "maxKeyLife", true)
+        && add_rule(policy, arguments, "max-keys", "maxKeys", false)
+        && add_rule(policy, arguments, "rotate-after", "rotateAfter", true)
+        && add_rule(policy, arguments, "idle-after", "idleAfter", true)
+        && add_limit(limits, arguments, "limit", "tenant") && add_limit(limits, arguments, "user-limit", "perUser");
+    add_unless_empty(body, "policy", policy);
+    add_unless_empty(body, "limits", limits);
+    if (is_usable)
+        return body;
+    json_decref(body);
+    return NULL;
 }
 
 static enum exit_code call_tenant(struct cli *cli, const struct arguments *arguments, const char *method, const char *more,
@@ -113,7 +141,8 @@ static enum exit_code tenant_list(struct cli *cli, const struct arguments *argum
 {
     static const struct table_column columns[] = {
         { "ID", "id" }, { "SLUG", "slug" }, { "NAME", "name" }, { "STATE", "state" }, { "ORGANIZATION", "organization" },
-        { "MAX LIFE", "policy.maxKeyLife" }, { "MAX KEYS", "policy.maxKeys" }, { 0 }
+        { "MAX LIFE", "policy.maxKeyLife" }, { "MAX KEYS", "policy.maxKeys" },
+        { "LIMIT", "limits.tenant.requests" }, { "PER", "limits.tenant.window" }, { 0 }
     };
 
     (void)arguments;
@@ -155,7 +184,9 @@ static enum exit_code tenant_delete(struct cli *cli, const struct arguments *arg
     { "max-keys", "N", "most keys that are neither revoked nor expired; none: no rule" }, \
     { "scopes", "LIST", "what its keys may hold, with commas between; any: no rule" }, \
     { "rotate-after", "SPAN", "age at which a key must have been rotated; none: no rule" }, \
-    { "idle-after", "SPAN", "a key unused for so long is disabled; none: no rule" }
+    { "idle-after", "SPAN", "a key unused for so long is disabled; none: no rule" }, \
+    { "limit", "N/SPAN", "requests of all its callers together, such as 5000/1h; none: no limit" }, \
+    { "user-limit", "N/SPAN", "requests of each user in it, over all their keys, tokens and sessions; none: no limit" }
 
 static const struct option_row create_options[] = {
     { "id", "ID", "an id of your own, such as user:<id>; else one is made" }, POLICY_OPTIONS, { 0 }
@@ -169,7 +200,8 @@ const struct command tenant_commands[] = {
       "  mcpgw tenant create acme --name 'Acme Inc.' --max-key-life 90d --max-keys 100\n", create_options, 1, 1, true, tenant_create },
     { "tenant", "list", "", "all tenants by slug", "  mcpgw tenant list --json\n", NULL, 0, 0, true, tenant_list },
     { "tenant", "show", "ID", "what is known of a tenant", "  mcpgw tenant show TENANT_ID\n", NULL, 1, 1, true, tenant_show },
-    { "tenant", "update", "ID", "slug, name, and the policy of its keys", "  mcpgw tenant update TENANT_ID --scopes read,proxy\n",
+    { "tenant", "update", "ID", "slug, name, limits, and the policy of its keys",
+      "  mcpgw tenant update TENANT_ID --scopes read,proxy --limit 5000/1h\n",
       update_options, 1, 1, true, tenant_update },
     { "tenant", "suspend", "ID", "refuse everybody in it, everywhere, until it is resumed",
       "  mcpgw tenant suspend TENANT_ID --reason 'unpaid'\n", suspend_options, 1, 1, true, tenant_suspend },

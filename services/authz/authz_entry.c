@@ -11,7 +11,7 @@ enum {
     FLAG_OWNER_BANNED = 32, FLAG_TENANT_SUSPENDED = 64, FLAG_METERED = 128, FLAG_OWNER_LEFT = 256, FLAG_ALL = 511
 };
 
-_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 2 + 5 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
+_Static_assert(sizeof head + 8 + 3 * (1 + AUTHZ_ID_MAX) + 1 + AUTHZ_TENANT_MAX + 2 + 7 * 8 + 2 + REACH_SIZE_MAX + DIGEST_SIZE
                    <= ENTRY_SIZE_MAX,
                "the longest entry must fit");
 
@@ -68,6 +68,8 @@ size_t entry_pack(const struct secret *key, const uint8_t digest[DIGEST_SIZE], u
     at = put_u64(at, facts->scopes);
     at = put_u64(at, facts->rate_requests);
     at = put_u64(at, facts->rate_window_s);
+    at = put_u64(at, facts->tenant_rule);
+    at = put_u64(at, facts->user_rule);
     at = put_reach(at, facts);
     digest_hmac(key->bytes, key->size, digest, DIGEST_SIZE, bytes, (size_t)(at - bytes), at);
     return (size_t)(at - bytes) + DIGEST_SIZE;
@@ -163,6 +165,8 @@ enum err entry_read(const uint8_t *bytes, size_t size, uint64_t *ret_sequence, s
     facts.scopes = get_u64(&reader);
     facts.rate_requests = get_u64(&reader);
     facts.rate_window_s = get_u64(&reader);
+    facts.tenant_rule = get_u64(&reader);
+    facts.user_rule = get_u64(&reader);
     get_reach(&reader, &facts);
     if (!reader.sound || reader.at != reader.end)
         return ERR_MALFORMED;

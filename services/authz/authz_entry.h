@@ -15,7 +15,7 @@
 #include "common/secret.h"
 #include "services/authz/authz_rules.h"
 
-#define ENTRY_VERSION  4u
+#define ENTRY_VERSION  5u
 #define ENTRY_SIZE_MAX (512u + REACH_SIZE_MAX)
 
 /* Returns the size. */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/postgres.h"
+#include "common/rate_rule.h"
 
 /* Longer than any look-up should take and shorter than a caller waits. */
 #define TIMEOUT_MS 1000u
@@ -18,7 +19,7 @@ struct identities {
 
 enum principal_column {
     P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED, P_MEMBER,
-    P_LINKED, P_LINKED_COUNT, P_DEPARTED
+    P_LINKED, P_LINKED_COUNT, P_DEPARTED, P_TENANT_REQUESTS, P_TENANT_WINDOW_S, P_USER_REQUESTS, P_USER_WINDOW_S
 };
 enum session_column { S_SESSION_ID, S_USER_ID, S_EXPIRES_US, S_ORGANIZATION_ID };
 enum opaque_column { O_CLIENT_ID, O_USER_ID, O_SESSION_ID, O_SCOPES, O_AUDIENCES, O_EXPIRES_US, O_ENDED };
@@ -34,7 +35,8 @@ static const struct postgres_statement statements[] = {
       " coalesce(p.second_factor, false) AND mcpgw.session_proves_factor(p.user_id, $2, $7::bigint),"
       " coalesce(p.organization_count, 0), p.organization_id, left(p.roles, 255),"
       " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member,"
-      " l.user_id, coalesce(l.users, 0), coalesce(l.departed, false)"
+      " l.user_id, coalesce(l.users, 0), coalesce(l.departed, false),"
+      " t.limit_requests, t.limit_window_s, t.user_limit_requests, t.user_limit_window_s"
       " FROM mcpgw.change_sequence q LEFT JOIN mcpgw.find_linked(nullif($5, ''), $6) l ON true"
       " LEFT JOIN mcpgw.find_principal(coalesce(l.user_id, $1)) p ON true"
       " CROSS JOIN LATERAL (SELECT $4 <> '' AND mcpgw.is_member($1, $4) AS is_member) m"
@@ -119,6 +121,8 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
     principal.session_lives = postgres_flag(r, 0, P_LIVES);
     principal.tenant_suspended = postgres_flag(r, 0, P_SUSPENDED);
     principal.is_member = postgres_flag(r, 0, P_MEMBER);
+    principal.tenant_rule = rate_rule((uint64_t)postgres_i64(r, 0, P_TENANT_REQUESTS), (uint64_t)postgres_i64(r, 0, P_TENANT_WINDOW_S));
+    principal.user_rule = rate_rule((uint64_t)postgres_i64(r, 0, P_USER_REQUESTS), (uint64_t)postgres_i64(r, 0, P_USER_WINDOW_S));
     principal.organization_count = (uint64_t)postgres_i64(r, 0, P_COUNT);
     snprintf(principal.roles, sizeof principal.roles, "%s", postgres_text(r, 0, P_ROLES));
     /* An id that no message carries is nobody's tenant: as if there were several and none chosen. */

@@ -75,7 +75,8 @@ void authz_facts_of(const struct authz_row *row, const char *resource, struct au
         .owner_exists = row->owner_exists, .owner_banned = row->owner_banned,
         .owner_left = row->owner_left, .tenant_suspended = row->tenant_suspended,
         .organization_count = row->organization_count, .expires_us = row->expires_us,
-        .scopes = authz_scopes(row->permissions, resource), .metered = row->metered,
+        .scopes = authz_scopes(row->permissions, resource), .metered = row->metered, .tenant_rule = row->tenant_rule,
+        .user_rule = row->is_organization ? 0 : row->user_rule,    /* an organization's key is no user's */
     };
 
     take_rate(row, &facts);
@@ -156,6 +157,8 @@ void authz_decide(const struct authz_facts *facts, uint64_t needed, uint64_t now
     v->tier = (facts->scopes & SCOPE_BIT(ADMIN)) != 0 ? TIER_ADMIN : TIER_API_KEY;
     v->rate_requests = facts->rate_requests;
     v->rate_window_s = facts->rate_window_s;
+    v->tenant_rule = facts->tenant_rule;
+    v->user_rule = facts->user_rule;
     v->expires_s = facts->expires_us / 1000000;
     if (authz_tenant(facts, v->tenant_id) != ERR_OK)
         refuse(v, ERR_DENIED, "tenant_ambiguous");

@@ -37,6 +37,7 @@ struct authz_row {
     bool rate_is_set;                 /* rate_enabled is not false, rate_max and rate_window_ms are not NULL */
     int64_t rate_max, rate_window_ms;
     enum row_limits row_limits;
+    uint64_t tenant_rule, user_rule;  /* of that tenant: common/rate_rule.h; 0: none */
     bool metered;                     /* it has a number of uses */
 };
 
@@ -53,6 +54,7 @@ struct authz_facts {
     uint64_t expires_us;
     uint64_t scopes;                  /* closed under inheritance */
     uint64_t rate_requests, rate_window_s;
+    uint64_t tenant_rule, user_rule;  /* user_rule: of a user's key only */
     const uint8_t *reach;             /* from where it may be used and what it may reach (common/reach.h) */
     size_t reach_size;                /* 0: nothing is limited */
 };

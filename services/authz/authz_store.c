@@ -8,6 +8,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "common/postgres.h"
+#include "common/rate_rule.h"
 #include "common/redis.h"
 #include "services/authz/authz_entry.h"
 
@@ -41,7 +42,7 @@ enum find_column {
     FIND_SEQUENCE, FIND_KEY_ID, FIND_REFERENCE_ID, FIND_SIDE_TENANT_ID, FIND_ORGANIZATION_ID, FIND_PERMISSIONS,
     FIND_EXPIRES_US, FIND_ORGANIZATION_COUNT, FIND_ENABLED, FIND_REVOKED, FIND_IS_ORGANIZATION, FIND_OWNER_EXISTS,
     FIND_OWNER_BANNED, FIND_OWNER_LEFT, FIND_TENANT_SUSPENDED, FIND_RATE_IS_SET, FIND_RATE_MAX, FIND_RATE_WINDOW_MS, FIND_ADDRESSES,
-    FIND_SERVERS, FIND_TOOLS, FIND_METERED
+    FIND_SERVERS, FIND_TOOLS, FIND_METERED, FIND_TENANT_REQUESTS, FIND_TENANT_WINDOW_S, FIND_USER_REQUESTS, FIND_USER_WINDOW_S
 };
 
 /* NULL, or a mark that tells it from an empty list, and a line for each value. */
@@ -58,9 +59,10 @@ static const struct postgres_statement find_statements[] = {
       "      ELSE (extract(epoch FROM least(c.expires_at, f.expires_at)) * 1000000)::bigint END,"
       " c.organization_count, coalesce(c.enabled, true), c.revoked, c.is_organization, c.owner_exists, c.owner_banned, c.owner_left, c.tenant_suspended,"
       " coalesce(c.rate_enabled, true) AND c.rate_max IS NOT NULL AND c.rate_window_ms IS NOT NULL,"
-      " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools") ", c.metered"
+      " c.rate_max, c.rate_window_ms, " LINES("c.allowed_ips") ", " LINES("c.servers") ", " LINES("c.tools") ", c.metered,"
+      " t.limit_requests, t.limit_window_s, t.user_limit_requests, t.user_limit_window_s"
       " FROM mcpgw.change_sequence s LEFT JOIN mcpgw.rotated f ON f.digest = $1 LEFT JOIN mcpgw.credential c"
-      " ON c.digest = coalesce(f.current_digest, $1) LIMIT 2" },
+      " ON c.digest = coalesce(f.current_digest, $1) LEFT JOIN mcpgw.tenant_state t ON t.id = c.tenant_id LIMIT 2" },
     { 0 }
 };
 
@@ -194,6 +196,11 @@ static const char *lines_of(const PGresult *result, int column)
     return text[0] == '\0' ? NULL : text + 1;
 }
 
+static uint64_t rule_of(const PGresult *result, int requests, int window_s)
+{
+    return rate_rule((uint64_t)postgres_i64(result, 0, requests), (uint64_t)postgres_i64(result, 0, window_s));
+}
+
 static struct authz_row row_of(const PGresult *result)
 {
     return (struct authz_row){
@@ -210,6 +217,8 @@ static struct authz_row row_of(const PGresult *result)
         .tenant_suspended = postgres_flag(result, 0, FIND_TENANT_SUSPENDED),
         .rate_is_set = postgres_flag(result, 0, FIND_RATE_IS_SET), .rate_max = postgres_i64(result, 0, FIND_RATE_MAX),
         .rate_window_ms = postgres_i64(result, 0, FIND_RATE_WINDOW_MS), .metered = postgres_flag(result, 0, FIND_METERED),
+        .tenant_rule = rule_of(result, FIND_TENANT_REQUESTS, FIND_TENANT_WINDOW_S),
+        .user_rule = rule_of(result, FIND_USER_REQUESTS, FIND_USER_WINDOW_S),
         .reach = { .addresses = lines_of(result, FIND_ADDRESSES), .servers = lines_of(result, FIND_SERVERS),
                    .tools = lines_of(result, FIND_TOOLS) },
     };

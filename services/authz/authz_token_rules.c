@@ -66,6 +66,8 @@ static void join_tenant(struct token_facts *facts, const struct principal *princ
     struct token_context *context = &facts->context;
 
     facts->tenant_suspended = principal->tenant_suspended;
+    facts->tenant_rule = principal->tenant_rule;
+    facts->user_rule = principal->user_rule;
     if ((context->issuer == NULL && !principal->is_member)
         || (principal->linked_count == 1 && principal->organization_id[0] != '\0'))
         context->tenant_id[0] = '\0';
@@ -190,6 +192,8 @@ void token_decide(const struct token_facts *facts, const struct issuers *issuers
     v->scopes = context->scopes;
     v->tier = context->tier;
     v->second_factor = context->second_factor;
+    v->tenant_rule = facts->tenant_rule;
+    v->user_rule = facts->user_rule;
     if (context->expires_s > 0)
         v->expires_s = (uint64_t)context->expires_s;
     if (facts->tenant_ambiguous)

@@ -26,6 +26,7 @@ struct principal {
     bool session_lives;                      /* the session that was asked about, or none was */
     bool is_member;                          /* of the organization that was asked about */
     bool tenant_suspended;                   /* of the tenant that was asked about, else of the one token_join() finds */
+    uint64_t tenant_rule, user_rule;         /* of the same one: common/rate_rule.h; 0: none */
     uint64_t linked_count;                   /* users that have the account that was asked about; the rest is of the one */
     bool departed;                           /* the last user that had it is deleted */
     char linked_user[AUTHZ_ID_MAX + 1];
@@ -44,6 +45,7 @@ struct token_facts {
     bool is_joined;                          /* those below are known */
     bool tenant_ambiguous, tenant_suspended;
     bool lacks_factor;                       /* a role of the user wants a second factor, and none is proved */
+    uint64_t tenant_rule, user_rule;
 };
 
 /* Fills facts->account where the issuer has an account_provider.  As mcpgw.account_name() makes it. */

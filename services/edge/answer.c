@@ -177,6 +177,18 @@ static void write_retry(struct answer *answer, const struct refusal *refusal, in
     writer_literal(&answer->head, "\r\n");
 }
 
+/* Whose limit it was. */
+static const char *detail_of_limit(const char *policy)
+{
+    if (strcmp(policy, "tenant") == 0)
+        return "all callers of the tenant together have spent its limit";
+    if (strcmp(policy, "user") == 0)
+        return "the user has spent the limit of the tenant's users, with all keys, tokens and sessions";
+    if (strcmp(policy, "key") == 0)
+        return "the key has spent its own limit";
+    return "the caller has spent the limit of its tier";
+}
+
 void answer_refuse(struct exchange *exchange, const struct refusal *refusal)
 {
     int status = refusal->status != 0 ? refusal->status : err_http_status(refusal->err);
@@ -200,6 +212,8 @@ void answer_refuse(struct exchange *exchange, const struct refusal *refusal)
         problem_write_rpc(&body, refusal->err, status, refusal->detail, exchange->request_id);
     else
         problem_write(&body, refusal->err, status, refusal->detail, exchange->request_id);
+    if (refusal->charge != NULL && refusal->charge->policy[0] != '\0')
+        problem_extend(&body, as_rpc, "policy", refusal->charge->policy);
     if (exchange->is_mcp)
         challenge_extend_body(&body, refusal);
     answer_send(&answer, as_rpc ? "application/json" : "application/problem+json", body.bytes, body.size);
@@ -219,8 +233,10 @@ void answer_refuse_call(struct exchange *exchange, const struct call *call, uint
                                .for_nginx = for_nginx, .lacks_scope = strcmp(call->verdict.reason, "scope") == 0,
                                .lacks_factor = strcmp(call->verdict.reason, "second_factor") == 0 };
 
-    if (call->err == ERR_RATE_LIMITED)
+    if (call->err == ERR_RATE_LIMITED) {
         refusal.charge = &call->charge;
+        refusal.detail = detail_of_limit(call->charge.policy);
+    }
     answer_refuse(exchange, &refusal);
 }
 

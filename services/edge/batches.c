@@ -148,6 +148,12 @@ static void make_charge(const struct call *call, struct charge_request *ret_char
     ret_charge->requests = verdict->rate_requests;
     ret_charge->window_s = verdict->rate_window_s;
     ret_charge->on_failure = call->on_failure;
+    if ((verdict->tenant_rule | verdict->user_rule) != 0) {
+        ret_charge->tenant_rule = verdict->tenant_rule;
+        ret_charge->user_rule = verdict->user_rule;
+        memcpy(ret_charge->tenant_id, verdict->tenant_id, sizeof ret_charge->tenant_id);
+        memcpy(ret_charge->user_id, verdict->user_id, sizeof ret_charge->user_id);
+    }
     snprintf(ret_charge->subject, sizeof ret_charge->subject, "%c:%s", is_key ? 'k' : 'u',
              is_key ? verdict->key_id : verdict->user_id);
 }

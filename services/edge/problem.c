@@ -2,6 +2,8 @@
  */
 #include "services/edge/problem.h"
 
+#include <string.h>
+
 const char *problem_phrase(int status)
 {
     static const struct { int status; const char *phrase;
@@ -72,4 +74,18 @@ void problem_write_rpc(struct writer *writer, enum err err, int status, const ch
     writer_literal(writer, ",\"data\":");
     problem_write(writer, err, status, detail, request_id);
     writer_literal(writer, "}}");
+}
+
+void problem_extend(struct writer *writer, bool is_rpc, const char *name, const char *value)
+{
+    const char *end = is_rpc ? "}}}" : "}";
+
+    if (writer->is_full || writer->size < strlen(end))
+        return;
+    writer->size -= strlen(end);
+    writer_literal(writer, ",");
+    writer_json(writer, name);
+    writer_literal(writer, ":");
+    writer_json(writer, value);
+    writer_text(writer, end);
 }

@@ -351,18 +351,24 @@ static bool take_metadata(const json_t *value, char text[KEYS_METADATA_MAX + 1])
     return true;
 }
 
-static enum err take_rate(const json_t *value, struct key_fields *fields, struct problem *reterr)
+enum err keys_take_rate(const json_t *value, const char *field, uint64_t *ret_requests, uint64_t *ret_window_s,
+                        struct problem *reterr)
 {
-    if (json_is_null(value))
-        return ERR_OK;
-    if (!json_is_object(value) || json_object_size(value) != 2)
-        return refuse(reterr, "rateLimit", "an object with requests and window, or null");
-    if (!keys_take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &fields->rate_requests)
-        || fields->rate_requests == 0)
-        return refuse(reterr, "rateLimit.requests", "a number from 1 to 2147483647");
-    if (!keys_take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &fields->rate_window_s)
-        || fields->rate_window_s == 0)
-        return refuse(reterr, "rateLimit.window", "seconds, from 1 to 2147483");
+    char inner[65];
+    uint64_t requests = 0, window_s = 0;
+
+    if (!json_is_null(value) && (!json_is_object(value) || json_object_size(value) != 2))
+        return refuse(reterr, field, "an object with requests and window, or null");
+    snprintf(inner, sizeof inner, "%s.requests", field);
+    if (json_is_object(value)
+        && (!keys_take_number(json_object_get(value, "requests"), KEYS_REQUESTS_MAX, &requests) || requests == 0))
+        return refuse(reterr, inner, "a number from 1 to 2147483647");
+    snprintf(inner, sizeof inner, "%s.window", field);
+    if (json_is_object(value)
+        && (!keys_take_number(json_object_get(value, "window"), KEYS_WINDOW_MAX_S, &window_s) || window_s == 0))
+        return refuse(reterr, inner, "seconds, from 1 to 2147483");
+    *ret_requests = requests;
+    *ret_window_s = window_s;
     return ERR_OK;
 }
 
@@ -404,7 +410,7 @@ static enum err take_key_field(const char *name, const json_t *value, struct key
     }
     if (strcmp(name, "rateLimit") == 0) {
         fields->has_rate = true;
-        return take_rate(value, fields, reterr);
+        return keys_take_rate(value, name, &fields->rate_requests, &fields->rate_window_s, reterr);
     }
     if (strcmp(name, "metadata") == 0) {
         fields->has_metadata = true;

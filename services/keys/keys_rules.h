@@ -154,6 +154,9 @@ enum err keys_parse_page(const struct view *query, enum page_kind kind, struct p
 bool keys_take_id(const json_t *value, char *text, size_t limit);       /* `text` has limit + 1 bytes */
 bool keys_take_label(const json_t *value, size_t limit, char *text);    /* `limit` characters of UTF-8, 4 * limit + 1 bytes; null: "" */
 bool keys_take_number(const json_t *value, uint64_t limit, uint64_t *ret_number);    /* from 1; null: 0 */
+/* {"requests", "window"}, or null: 0, 0. */
+enum err keys_take_rate(const json_t *value, const char *field, uint64_t *ret_requests, uint64_t *ret_window_s,
+                        struct problem *reterr) MUST_CHECK;
 bool keys_take_scopes(const json_t *value, uint64_t *ret_scopes);
 bool keys_moment_is_valid(const char *text);    /* RFC 3339, loosely */
 /* Is the word of `length` bytes one of the list's, with commas between? */

@@ -33,14 +33,23 @@ static json_t *scopes_or_none(const char *text)
     return list;
 }
 
+static json_t *limit_or_none(int64_t requests, int64_t window_s)
+{
+    if (requests == 0)
+        return json_null();
+    return json_pack("{s:I, s:I}", "requests", (json_int_t)requests, "window", (json_int_t)window_s);
+}
+
 static json_t *json_of(const struct tenant_row *row)
 {
-    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o}, s:s, s:s}", "id", row->id, "slug",
+    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:o}, s:s, s:s}", "id", row->id, "slug",
                      row->slug, "name", text_or_none(row->name), "state", row->is_suspended ? "suspended" : "active",
                      "suspendedReason", text_or_none(row->suspended_reason), "organization", row->is_organization,
                      "policy", "maxKeyLife", number_or_none(row->max_life_s), "maxKeys", number_or_none(row->max_keys),
                      "scopes", scopes_or_none(row->scopes), "rotateAfter", number_or_none(row->rotate_after_s),
-                     "idleAfter", number_or_none(row->idle_after_s), "createdAt", row->created_at, "updatedAt",
+                     "idleAfter", number_or_none(row->idle_after_s), "limits", "tenant",
+                     limit_or_none(row->limit_requests, row->limit_window_s), "perUser",
+                     limit_or_none(row->user_limit_requests, row->user_limit_window_s), "createdAt", row->created_at, "updatedAt",
                      row->updated_at);
 }
 
@@ -90,6 +99,16 @@ static void on_tenant_changed(void *owner, enum postgres_outcome outcome, PGresu
         answer_when_applied(p, effect.sequence, 200, json_of(&tenant));
 }
 
+/* Whoever sets a limit for themselves alone could be shut out of taking it back. */
+static enum err refuse_limit_of_operators(const struct pending *p, const struct tenant_fields *fields, struct problem *problem)
+{
+    if ((fields->limit.requests == 0 && fields->user_limit.requests == 0)
+        || !keys_list_has(p->keys->config->operator_tenants, p->object, strlen(p->object)))
+        return ERR_OK;
+    return problem_set(problem, ERR_CONFLICT, "operators_tenant", "limits",
+                       "this tenant is the operators' own: they could be shut out of taking the limit back");
+}
+
 static enum err refuse_operators(const struct pending *p, struct problem *problem)
 {
     if (p->operation == OPERATION_tenant_resume)
@@ -128,12 +147,15 @@ enum err begin_tenant_change(struct pending *p, const json_t *body, const struct
     err = tenants_parse(body, is_new, fields, problem);
     if (err != ERR_OK)
         return err;
+    if (is_new && fields->has_id)
+        memcpy(p->object, fields->id, sizeof fields->id);
+    else if (is_new)
+        keys_make_id(p->object);
+    err = refuse_limit_of_operators(p, fields, problem);
+    if (err != ERR_OK)
+        return err;
     if (!is_new)
         return store_update_tenant(p->keys->store, &p->actor, fields, on_tenant_changed, p);
-    if (fields->has_id)
-        memcpy(p->object, fields->id, sizeof fields->id);
-    else
-        keys_make_id(p->object);
     return store_create_tenant(p->keys->store, &p->actor, fields, on_tenant_changed, p);
 }
 

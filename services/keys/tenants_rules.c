@@ -69,15 +69,31 @@ static enum err take_policy(const json_t *policy, struct tenant_fields *fields, 
     return err;
 }
 
+static enum err take_limits(const json_t *limits, struct tenant_fields *fields, struct problem *reterr)
+{
+    static const char shape[] = "an object with tenant, perUser or both, each {requests, window} or null";
+    const json_t *tenant = json_object_get(limits, "tenant"), *user = json_object_get(limits, "perUser");
+    enum err err = ERR_OK;
+
+    if (!json_is_object(limits) || json_object_size(limits) != (size_t)(tenant != NULL) + (size_t)(user != NULL))
+        return refuse(reterr, "limits", shape);
+    fields->limit.is_set = tenant != NULL;
+    fields->user_limit.is_set = user != NULL;
+    if (tenant != NULL)
+        err = keys_take_rate(tenant, "limits.tenant", &fields->limit.requests, &fields->limit.window_s, reterr);
+    if (err == ERR_OK && user != NULL)
+        err = keys_take_rate(user, "limits.perUser", &fields->user_limit.requests, &fields->user_limit.window_s, reterr);
+    return err;
+}
+
 static enum err take_field(const char *name, const json_t *value, struct tenant_fields *fields, struct problem *reterr)
 {
     const char *text = json_string_value(value);
 
     if (strcmp(name, "policy") == 0)
         return take_policy(value, fields, reterr);
-    if (strcmp(name, "limits") == 0 || strcmp(name, "rateLimit") == 0)
-        return problem_set(reterr, ERR_UNPROCESSABLE, "not_enforced", name,
-                           "a limit of a whole tenant is not enforced yet, so it is not accepted");
+    if (strcmp(name, "limits") == 0)
+        return take_limits(value, fields, reterr);
     if (strcmp(name, "id") == 0) {
         fields->has_id = true;
         return keys_take_id(value, fields->id, 80) ? ERR_OK
@@ -91,7 +107,8 @@ static enum err take_field(const char *name, const json_t *value, struct tenant_
         return ERR_OK;
     }
     if (strcmp(name, "name") != 0)
-        return refuse(reterr, name, strcmp(name, "state") == 0 ? "use suspend and resume" : "no such field");
+        return refuse(reterr, name, strcmp(name, "state") == 0 ? "use suspend and resume"
+                                    : strcmp(name, "rateLimit") == 0 ? "use limits: {\"tenant\": {requests, window}}" : "no such field");
     fields->has_name = true;
     return keys_take_label(value, TENANT_NAME_MAX, fields->name) ? ERR_OK
         : refuse(reterr, name, "a text of 1 to 64 characters, or null");

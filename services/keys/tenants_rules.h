@@ -13,15 +13,23 @@ struct policy_number {
     uint64_t value;
 };
 
+/* One of its limits; 0, 0: none. */
+struct tenant_limit {
+    bool is_set;               /* the member was there */
+    uint64_t requests, window_s;
+};
+
 /* A body of create or update. */
 struct tenant_fields {
     bool has_id, has_slug, has_name, has_scopes;
     char id[81], slug[65], name[TENANT_NAME_MAX * 4 + 1];    /* name "": JSON null */
     struct policy_number max_key_life_s, max_keys, rotate_after_s, idle_after_s;
+    struct tenant_limit limit, user_limit;                   /* of all its callers together; of each user in it */
     char scopes[SCOPES_TEXT_MAX];                            /* names with blanks between; "": no rule */
 };
 
-/* {"id","slug","name","policy":{"maxKeyLife","maxKeys","scopes","rotateAfter","idleAfter"}}; ERR_UNPROCESSABLE names the field. */
+/* {"id","slug","name","policy":{"maxKeyLife","maxKeys","scopes","rotateAfter","idleAfter"},"limits":{"tenant","perUser"}};
+ * ERR_UNPROCESSABLE names the field. */
 enum err tenants_parse(const json_t *body, bool is_new, struct tenant_fields *ret_fields,
                        struct problem *reterr) MUST_CHECK;
 

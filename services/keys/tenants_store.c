@@ -7,10 +7,12 @@
 
 #define TENANT_COLUMNS \
     "id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, " \
+    "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, " \
     MOMENT("created_at") ", " MOMENT("updated_at")
 enum tenant_column {
     TENANT_id, TENANT_slug, TENANT_name, TENANT_state, TENANT_suspended_reason, TENANT_is_organization, TENANT_max_life_s,
-    TENANT_max_keys, TENANT_scopes, TENANT_rotate_after_s, TENANT_idle_after_s, TENANT_created_at, TENANT_updated_at
+    TENANT_max_keys, TENANT_scopes, TENANT_rotate_after_s, TENANT_idle_after_s, TENANT_limit_requests, TENANT_limit_window_s, TENANT_user_limit_requests,
+    TENANT_user_limit_window_s, TENANT_created_at, TENANT_updated_at
 };
 /* A number of the policy: is it named, and what it is from now on. */
 #define POLICY(column, type, named, value) column " = CASE WHEN " named "::boolean THEN " value "::" type " ELSE " column " END"
@@ -21,13 +23,15 @@ const struct postgres_statement tenants_statements[] = {
     { "tenant_created", "SELECT " TENANT_COLUMNS " FROM mcpgw.tenant"
                         " WHERE id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)" },
     { "tenant_create", "INSERT INTO mcpgw.tenant (id, slug, name, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, is_organization,"
-                       " created_at, updated_at)"
+                       " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, created_at, updated_at)"
                        " SELECT $4, $5, $6, $7::bigint, $8::int, $9, $10::bigint, $11::bigint,"
-                       " EXISTS (SELECT FROM public.organization o WHERE o.id = $4), " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
+                       " EXISTS (SELECT FROM public.organization o WHERE o.id = $4), $12::int, $13::int, $14::int, $15::int, " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
     { "tenant_update", "UPDATE mcpgw.tenant SET updated_at = " NOW_MS ", slug = coalesce($5, slug), name = CASE WHEN $6::boolean THEN $7 ELSE name END, "
                        POLICY("max_life_s", "bigint", "$8", "$9") ", " POLICY("max_keys", "int", "$10", "$11") ", "
                        POLICY("scopes", "text", "$12", "$13") ", " POLICY("rotate_after_s", "bigint", "$14", "$15") ", "
-                       POLICY("idle_after_s", "bigint", "$16", "$17")
+                       POLICY("idle_after_s", "bigint", "$16", "$17") ", "
+                       POLICY("limit_requests", "int", "$18", "$19") ", " POLICY("limit_window_s", "int", "$18", "$20") ", "
+                       POLICY("user_limit_requests", "int", "$21", "$22") ", " POLICY("user_limit_window_s", "int", "$21", "$23")
                        " WHERE id = $4 AND " CLAIMED " AND NOT EXISTS (SELECT FROM mcpgw.tenant t WHERE t.slug = $5 AND t.id <> $4)" },
     { "tenant_set_state", "UPDATE mcpgw.tenant SET state = $5, suspended_reason = $6, updated_at = " NOW_MS
                           " WHERE id = $4 AND state <> $5 AND " CLAIMED },
@@ -55,23 +59,29 @@ enum err store_list_tenants(struct store *store, const char *id, const struct pa
 }
 
 /* The statement's values are read when the plan runs, so the texts must outlive this. */
-static void add_number(struct postgres_step *step, const struct policy_number *number, struct number *room)
+static void add_number(struct postgres_step *step, uint64_t number, struct number *room)
 {
-    *room = number_of(number->value);
-    step_value(step, number->value == 0 ? NULL : room->text);
+    *room = number_of(number);
+    step_value(step, number == 0 ? NULL : room->text);
 }
 
 static void add_rule(struct postgres_step *step, const struct policy_number *number, struct number *room)
 {
     step_value(step, flag(number->is_set));
-    add_number(step, number, room);
+    add_number(step, number->value, room);
+}
+
+static void add_limit(struct postgres_step *step, const struct tenant_limit *limit, struct number rooms[2])
+{
+    add_number(step, limit->requests, &rooms[0]);
+    add_number(step, limit->window_s, &rooms[1]);
 }
 
 enum err store_create_tenant(struct store *store, const struct store_actor *actor, const struct tenant_fields *fields,
                              postgres_fn *fn, void *owner)
 {
     struct plan plan = { .count = 0 };
-    struct number rooms[4];
+    struct number rooms[8];
     struct postgres_step *step;
 
     plan_begin(&plan, actor);
@@ -79,11 +89,13 @@ enum err store_create_tenant(struct store *store, const struct store_actor *acto
     step_value(step, actor->object);
     step_value(step, fields->slug);
     step_value(step, text_or_null(fields->name));
-    add_number(step, &fields->max_key_life_s, &rooms[0]);
-    add_number(step, &fields->max_keys, &rooms[1]);
+    add_number(step, fields->max_key_life_s.value, &rooms[0]);
+    add_number(step, fields->max_keys.value, &rooms[1]);
     step_value(step, text_or_null(fields->scopes));
-    add_number(step, &fields->rotate_after_s, &rooms[2]);
-    add_number(step, &fields->idle_after_s, &rooms[3]);
+    add_number(step, fields->rotate_after_s.value, &rooms[2]);
+    add_number(step, fields->idle_after_s.value, &rooms[3]);
+    add_limit(step, &fields->limit, &rooms[4]);
+    add_limit(step, &fields->user_limit, &rooms[6]);
     return plan_run(&plan, store, actor, "tenant_created", fn, owner);
 }
 
@@ -91,7 +103,7 @@ enum err store_update_tenant(struct store *store, const struct store_actor *acto
                              postgres_fn *fn, void *owner)
 {
     struct plan plan = { .count = 0 };
-    struct number rooms[4];
+    struct number rooms[8];
     struct postgres_step *step;
 
     plan_begin(&plan, actor);
@@ -106,6 +118,10 @@ enum err store_update_tenant(struct store *store, const struct store_actor *acto
     step_value(step, text_or_null(fields->scopes));
     add_rule(step, &fields->rotate_after_s, &rooms[2]);
     add_rule(step, &fields->idle_after_s, &rooms[3]);
+    step_value(step, flag(fields->limit.is_set));
+    add_limit(step, &fields->limit, &rooms[4]);
+    step_value(step, flag(fields->user_limit.is_set));
+    add_limit(step, &fields->user_limit, &rooms[6]);
     return plan_run(&plan, store, actor, "tenant_get", fn, owner);
 }
 
@@ -145,6 +161,10 @@ bool store_read_tenant(const PGresult *rows, int row, struct tenant_row *ret_ten
         .max_life_s = postgres_i64(rows, row, TENANT_max_life_s), .max_keys = postgres_i64(rows, row, TENANT_max_keys),
         .rotate_after_s = postgres_i64(rows, row, TENANT_rotate_after_s),
         .idle_after_s = postgres_i64(rows, row, TENANT_idle_after_s),
+        .limit_requests = postgres_i64(rows, row, TENANT_limit_requests),
+        .limit_window_s = postgres_i64(rows, row, TENANT_limit_window_s),
+        .user_limit_requests = postgres_i64(rows, row, TENANT_user_limit_requests),
+        .user_limit_window_s = postgres_i64(rows, row, TENANT_user_limit_window_s),
     };
 #undef TEXT
     return true;

@@ -21,13 +21,13 @@ extern const size_t ratelimit_setting_count;
 
 #define BATCHES_MAX       256u     /* on their way to Redis; beyond, charges are unavailable */
 #define LOCAL_BUDGETS_MAX 8192u    /* buckets spent from while Redis is away */
-#define GROUPING_SLOTS    1024u    /* twice FRAME_ITEMS_MAX */
+#define GROUPING_SLOTS    2048u    /* more than CHARGE_BUCKETS_MAX */
 
-/* One request of a batch: whom to answer, and its place among the batch's requests on the same bucket. */
+/* One request of a batch: whom to answer, and its place among the batch's requests on the same bucket or bundle. */
 struct charge_item {
     struct bus_token token;
-    uint16_t bucket, position;
-    bool is_local_allowed;
+    uint16_t place, position;
+    bool is_bundle, is_local_allowed;
 };
 
 /* The requests of one received frame.  `call` is first: the store hands it back. */
@@ -36,8 +36,11 @@ struct charge_batch {
     struct charge_batch *next;     /* while it is free */
     size_t item_count;
     struct charge_item items[FRAME_ITEMS_MAX];
-    struct bucket_charge buckets[FRAME_ITEMS_MAX];
+    struct bucket_charge buckets[CHARGE_BUCKETS_MAX];
+    struct charge_bundle bundles[FRAME_ITEMS_MAX];
 };
+
+_Static_assert(GROUPING_SLOTS > CHARGE_BUCKETS_MAX, "a free slot ends every search");
 
 struct ratelimit {
     const struct ratelimit_config *config;

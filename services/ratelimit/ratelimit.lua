@@ -4,13 +4,19 @@
 -- KEYS[2..]  buckets
 -- ARGV[1]    per bucket: limit u48, window in microseconds u56, wanted u32 (little-endian, packed)
 -- ARGV[2]    milliseconds to remember the batch
--- Answer     { 1 when the batch had been charged before, per bucket: admitted u32, left u48, wait u56 }
+-- ARGV[3]    absent, or per bundle: wanted u32, three buckets u16 (from 1; 0: none)
+-- Answer     { 1 when the batch had been charged before, per bucket: admitted u32, left u48, wait u56;
+--              per bundle: admitted u32, of its buckets: left u48 }
 --            wait: microseconds until the next request fits; 0 when all that was wanted was admitted
+--
+-- A bundle is requests that are under the same limits together: one that does not fit all of them spends none of them.
+-- Buckets of bundles have no `wanted` of their own.
 --
 -- A bucket is one string: a head, then a ring of moments.  Admissions are numbered from 1 and counted in groups; a
 -- moment is the time of a group's last admission, so a whole group is free again one window after it, and what is not
 -- known to be free counts as spent: never over.  A group is 1 up to a limit of 511 (exact), beyond that at most
 -- limit/256 (what is held back too long is below 0.4 %).  Cost does not grow with the limit.
+local spread = unpack
 local call, pack, unpack = redis.call, struct.pack, struct.unpack
 local floor, min, max, rep = math.floor, math.min, math.max, string.rep
 
@@ -18,6 +24,8 @@ local HEAD = '<I6I6I6I7I7I7I7I6I7'    -- spent, freed, lost, front, last, skew, 
 local HEAD_SIZE, HEAD_END, RING_START = 59, '58', '59'
 local MOMENT = '<I7'
 local MOMENT_SIZE = 7
+local CHARGE_SIZE = 17
+local NOTHING = rep('\0', 17)    -- the answer of a bucket that nothing was wanted of
 -- Redis takes its time to turn a Lua number into text, so constant arguments are text already.
 
 local function group_of(limit) return max(1, floor(limit / 256)) end
@@ -69,7 +77,8 @@ local function write_moments(key, limit, first, count, now)
     if here < count then call('SETRANGE', key, RING_START, rep(moment, count - here)) end
 end
 
-local function charge(key, limit, window, wanted, clock)
+-- How many fit now, and what close() must know.
+local function open(key, limit, window, clock)
     local group = group_of(limit)
     local spent, freed, lost, front, last, skew, expires, old_limit, old_window = 0, 0, 0, 0, clock, 0, 0, limit, window
     local head = call('GETRANGE', key, '0', HEAD_END)
@@ -100,7 +109,13 @@ local function charge(key, limit, window, wanted, clock)
     end
 
     local available = max(0, freed * group + limit - spent)
-    local admitted = min(wanted, available)
+    return available, now, spent, freed, lost, front, last, skew, stored_skew, expires, anew
+end
+
+-- Spends what was admitted; microseconds until the next one fits when some were refused, else 0.
+local function close(key, limit, window, admitted, is_refused,
+                     now, spent, freed, lost, front, last, skew, stored_skew, expires, anew)
+    local group = group_of(limit)
     local first = floor(spent / group) + 1
     spent = spent + admitted
     local ended = floor(spent / group) - first + 1
@@ -111,7 +126,7 @@ local function charge(key, limit, window, wanted, clock)
     if admitted > 0 or skew ~= stored_skew then
         local extend = now + window > expires
         if extend then expires = now + window + floor(window / 4) end
-        head = pack(HEAD, spent, freed, lost, front, last, skew, expires, limit, window)
+        local head = pack(HEAD, spent, freed, lost, front, last, skew, expires, limit, window)
         if anew then
             call('SET', key, head .. rep(pack(MOMENT, now), ended), 'PX', floor((expires - now) / 1000) + 1)
         else
@@ -121,17 +136,59 @@ local function charge(key, limit, window, wanted, clock)
         end
     end
 
-    local wait = 0
-    if admitted < wanted then
-        local number = math.ceil((spent + 1 - limit) / group)
-        local moment = front
-        if number ~= freed + 1 then
-            local at = HEAD_SIZE + ((number - 1) % ring_of(limit)) * MOMENT_SIZE
-            moment = unpack(MOMENT, call('GETRANGE', key, at, at + MOMENT_SIZE - 1))
-        end
-        wait = max(1, moment + window - now)
+    if not is_refused then return 0 end
+    local number = math.ceil((spent + 1 - limit) / group)
+    local moment = front
+    if number ~= freed + 1 then
+        local at = HEAD_SIZE + ((number - 1) % ring_of(limit)) * MOMENT_SIZE
+        moment = unpack(MOMENT, call('GETRANGE', key, at, at + MOMENT_SIZE - 1))
     end
-    return pack('<I4I6I7', admitted, available - admitted, wait)
+    return max(1, moment + window - now)
+end
+
+local function charge(key, limit, window, wanted, available, ...)
+    local admitted = min(wanted, available)
+    return pack('<I4I6I7', admitted, available - admitted, close(key, limit, window, admitted, admitted < wanted, ...))
+end
+
+-- Puts the bundles' answers behind those of the buckets, whose waits it completes.
+local function charge_bundles(bundles, charges, clock, answers)
+    local states, taken, refused, waits, opened = {}, {}, {}, {}, {}
+
+    local function settle(i)
+        local limit, window = unpack('<I6I7', charges, (i - 1) * CHARGE_SIZE + 1)
+        local wait = close(KEYS[i + 1], limit, window, taken[i], refused[i], spread(states[i], 2, 11))
+        waits[i] = max(waits[i] or 0, wait)
+    end
+    local function state_of(i)
+        local key = KEYS[i + 1]
+        local other = opened[key]
+        if other == i then return states[i] end
+        if other then settle(other) end    -- its limit is being changed: one bucket under two
+        local limit, window = unpack('<I6I7', charges, (i - 1) * CHARGE_SIZE + 1)
+        states[i], taken[i], refused[i], opened[key] = { open(key, limit, window, clock) }, 0, false, i
+        return states[i]
+    end
+    local function take(i, wanted, admitted)
+        local state = i > 0 and states[i]
+        if not state then return 0 end
+        state[1], taken[i] = state[1] - admitted, taken[i] + admitted
+        if admitted < wanted and state[1] == 0 then refused[i] = true end
+        return state[1]
+    end
+
+    local at = 1
+    while at <= #bundles do
+        local wanted, a, b, c
+        wanted, a, b, c, at = unpack('<I4I2I2I2', bundles, at)
+        local admitted = min(wanted, state_of(a)[1])
+        if b > 0 then admitted = min(admitted, state_of(b)[1]) end
+        if c > 0 then admitted = min(admitted, state_of(c)[1]) end
+        answers[#answers + 1] = pack('<I4I6I6I6', admitted, take(a, wanted, admitted), take(b, wanted, admitted),
+                                     take(c, wanted, admitted))
+    end
+    for _, i in pairs(opened) do settle(i) end
+    for i, wait in pairs(waits) do answers[i] = pack('<I4I6I7', 0, 0, wait) end
 end
 
 local known = call('GET', KEYS[1])
@@ -143,8 +200,9 @@ local answers, charges, at = {}, ARGV[1], 1
 for i = 2, #KEYS do
     local limit, window, wanted
     limit, window, wanted, at = unpack('<I6I7I4', charges, at)
-    answers[i - 1] = charge(KEYS[i], limit, window, wanted, clock)
+    answers[i - 1] = wanted == 0 and NOTHING or charge(KEYS[i], limit, window, wanted, open(KEYS[i], limit, window, clock))
 end
+if ARGV[3] then charge_bundles(ARGV[3], charges, clock, answers) end
 local answer = table.concat(answers)
 call('SET', KEYS[1], answer, 'PX', ARGV[2])
 return { 0, answer }

@@ -16,7 +16,9 @@
 #define LOOK_MS          1000u
 #define CHARGE_SIZE      17u           /* limit u48, window u56, wanted u32 */
 #define ANSWER_SIZE      17u           /* admitted u32, left u48, wait u56 */
-#define ARGUMENTS_MAX    (FRAME_ITEMS_MAX + 6u)
+#define BUNDLE_SIZE      10u           /* wanted u32, three buckets u16 */
+#define SHARE_SIZE       22u           /* admitted u32, three times left u48 */
+#define ARGUMENTS_MAX    (CHARGE_BUCKETS_MAX + 7u)
 #define MARK             "mcpgw:rl:state"
 
 struct ratelimit_store {
@@ -29,7 +31,8 @@ struct ratelimit_store {
     int look_timer;
     const char *arguments[ARGUMENTS_MAX];
     size_t lengths[ARGUMENTS_MAX];
-    uint8_t charges[FRAME_ITEMS_MAX * CHARGE_SIZE];
+    uint8_t charges[CHARGE_BUCKETS_MAX * CHARGE_SIZE];
+    uint8_t bundles[FRAME_ITEMS_MAX * BUNDLE_SIZE];
 };
 
 static struct ratelimit_store *take_store(struct ratelimit_store **from)
@@ -62,6 +65,13 @@ static void read_answers(struct store_call *call, const uint8_t *answers)
         call->buckets[i].spending = (struct spending){
             .admitted = get(answers, 4), .left = get(answers + 4, 6), .wait_us = get(answers + 10, 7),
         };
+    for (size_t i = 0; i < call->bundle_count; i++, answers += SHARE_SIZE) {
+        struct charge_bundle *bundle = &call->bundles[i];
+
+        bundle->admitted = get(answers, 4);
+        for (size_t at = 0; at < bundle->count; at++)
+            bundle->left[at] = get(answers + 4 + 6 * at, 6);
+    }
 }
 
 static void on_answer(void *owner, const redisReply *reply)
@@ -79,13 +89,28 @@ static void on_answer(void *owner, const redisReply *reply)
             return;
     } else if (reply != NULL && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
         answers = reply->element[1];
-        if (answers->type == REDIS_REPLY_STRING && answers->len == call->count * ANSWER_SIZE) {
+        if (answers->type == REDIS_REPLY_STRING && answers->len == call->count * ANSWER_SIZE + call->bundle_count * SHARE_SIZE) {
             call->was_repeated = reply->element[0]->integer == 1;
             read_answers(call, (const uint8_t *)answers->str);
             err = ERR_OK;
         }
     }
     store->options.on_charged(store->options.owner, call, err);
+}
+
+/* Their places as Redis counts them, from 1; 0: none. */
+static size_t put_bundles(const struct store_call *call, uint8_t *bytes)
+{
+    uint8_t *end = bytes;
+
+    for (size_t i = 0; i < call->bundle_count; i++) {
+        const struct charge_bundle *bundle = &call->bundles[i];
+
+        end = put(end, bundle->wanted, 4);
+        for (size_t at = 0; at < CHARGE_LIMITS_MAX; at++)
+            end = put(end, at < bundle->count ? bundle->buckets[at] + 1u : 0, 2);
+    }
+    return (size_t)(end - bytes);
 }
 
 enum err ratelimit_store_charge(struct ratelimit_store *store, struct store_call *call)
@@ -117,6 +142,10 @@ enum err ratelimit_store_charge(struct ratelimit_store *store, struct store_call
     store->lengths[at++] = (size_t)(end - store->charges);
     store->arguments[at] = BATCH_REMEMBERED_MS;
     store->lengths[at++] = sizeof BATCH_REMEMBERED_MS - 1;
+    if (call->bundle_count > 0) {
+        store->arguments[at] = (const char *)store->bundles;
+        store->lengths[at++] = put_bundles(call, store->bundles);
+    }
     return redis_call(store->redis, (int)at, store->arguments, store->lengths, on_answer, call);
 }
 

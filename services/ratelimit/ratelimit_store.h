@@ -17,12 +17,25 @@
 
 struct ratelimit_store;
 
+#define CHARGE_BUCKETS_MAX (FRAME_ITEMS_MAX * CHARGE_LIMITS_MAX)    /* of one batch */
+
 struct bucket_charge {
     char name[BUCKET_NAME_SIZE];
     size_t name_length;
     struct rate_plan plan;
+    uint32_t wanted;             /* 0: a bucket of bundles */
+    uint16_t first_bundle;       /* the caller's own */
+    struct spending spending;    /* written by the store; of a bucket of bundles only the wait */
+};
+
+/* Requests that are under the same limits together: one that does not fit all of them spends none of them. */
+struct charge_bundle {
+    uint16_t buckets[CHARGE_LIMITS_MAX];    /* places in the batch */
+    uint16_t count;                         /* of them, 2 or more */
+    uint16_t next;                          /* the caller's own */
     uint32_t wanted;
-    struct spending spending;    /* written by the store */
+    uint64_t admitted;                      /* written by the store, as is the next */
+    uint64_t left[CHARGE_LIMITS_MAX];
 };
 
 struct store_call;
@@ -33,7 +46,9 @@ typedef void store_charged_fn(void *owner, struct store_call *call, enum err err
 struct store_call {
     uint64_t epoch, batch;                       /* name the batch for ever */
     struct bucket_charge *buckets;
-    size_t count;                                /* 1..FRAME_ITEMS_MAX */
+    size_t count;                                /* 1..CHARGE_BUCKETS_MAX */
+    struct charge_bundle *bundles;
+    size_t bundle_count;                         /* 0..FRAME_ITEMS_MAX */
     bool was_repeated;                           /* charged before, answered again */
     struct ratelimit_store *store;               /* the store's own, as is the next */
     bool is_full_text;

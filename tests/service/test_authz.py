@@ -114,7 +114,7 @@ def test_a_valid_key_gives_its_context(world):
     assert verdict == {
         "error": OK, "reason": "", "user_id": "u1", "tenant_id": "user:u1", "auth_method": API_KEY,
         "scopes": SCOPES["read"] | SCOPES["write"] | SCOPES["proxy"], "tier": TIERS["api_key"], "key_id": world.key_id(key),
-        "rate_requests": 7, "rate_window_s": 60, "expires_s": 4102444800, "stale": False, "layer": POSTGRES,
+        "rate_requests": 7, "rate_window_s": 60, "tenant_rule": 0, "user_rule": 0, "expires_s": 4102444800, "stale": False, "layer": POSTGRES,
         "session_id": "", "client_id": "", "issuer": "", "second_factor": False}
     assert without(world.ask(key), "layer") == without(verdict, "layer")
 
@@ -143,7 +143,7 @@ def test_a_key_that_does_not_verify_gets_one_answer_whatever_the_reason(world):
             assert verdict["key_id"] == ("" if reason == "unknown" else world.key_id(key))
             assert without(verdict, "reason", "key_id", "layer") == {
                 "error": UNVERIFIED, "user_id": "", "tenant_id": "", "auth_method": API_KEY, "scopes": 0, "tier": 0,
-                "rate_requests": 0, "rate_window_s": 0, "expires_s": 0, "stale": False,
+                "rate_requests": 0, "rate_window_s": 0, "tenant_rule": 0, "user_rule": 0, "expires_s": 0, "stale": False,
                 "session_id": "", "client_id": "", "issuer": "", "second_factor": False}
 
 
@@ -219,6 +219,38 @@ def test_who_comes_back_has_the_keys_back_and_who_was_no_member_has_what_was_giv
     assert world.ask(member)["tenant_id"] == "acme"
     world.change("DELETE FROM member WHERE id = 'again'")
     assert [world.ask(key)["reason"] for key in (member, later)] == ["owner_left", "owner_left"]
+
+
+@pytest.mark.parametrize("tenant", ["user:u1", "acme", "side"])
+def test_a_tenants_limits_stand_in_the_verdict_as_they_are_now(world, tenant):
+    def rules(key):
+        verdict = world.ask(key)
+        return [divmod(verdict[name], 2**32) for name in ("tenant_rule", "user_rule")]
+
+    if tenant == "acme":
+        world.add_organization("acme", "u1")
+    world.start()
+    key, other = world.add_key(), world.add_key(world.add_user("u2") or "u2")
+    if tenant == "side":
+        world.change("INSERT INTO mcpgw.key (key_id, tenant_id) VALUES (%s, 'side')", world.key_id(key))
+    assert rules(key) == rules(other) == [(0, 0), (0, 0)]
+    world.change("INSERT INTO mcpgw.tenant (id, slug, limit_requests, limit_window_s) VALUES (%s, 'x', 5000, 60)"
+                 " ON CONFLICT (id) DO UPDATE SET limit_requests = 5000, limit_window_s = 60", tenant)
+    assert rules(key) == [(5000, 60), (0, 0)] and rules(other) == [(0, 0), (0, 0)]
+    world.change("UPDATE mcpgw.tenant SET limit_requests = NULL, limit_window_s = NULL, user_limit_requests = 7, user_limit_window_s = 2147483"
+                 " WHERE id = %s", tenant)
+    assert rules(key) == [(0, 0), (7, 2147483)] and world.ask(key)["layer"] == MEMORY
+    world.change("UPDATE mcpgw.tenant SET user_limit_requests = NULL, user_limit_window_s = NULL WHERE id = %s", tenant)
+    assert rules(key) == [(0, 0), (0, 0)]
+
+
+def test_an_organizations_key_is_under_the_tenants_limit_and_no_users(world):
+    world.add_organization("acme", "u1")
+    world.start()
+    world.change("UPDATE mcpgw.tenant SET limit_requests = 9, limit_window_s = 60, user_limit_requests = 3, user_limit_window_s = 60")
+    verdict = world.ask(world.add_key("acme"))
+    assert (verdict["user_id"], verdict["tenant_rule"], verdict["user_rule"]) == ("org:acme", 9 << 32 | 60, 0)
+    assert world.ask(world.add_key("u1"))["user_rule"] == 3 << 32 | 60
 
 
 @pytest.mark.parametrize("tenant", ["user:u1", "acme", "side"])

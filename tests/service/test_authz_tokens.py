@@ -424,6 +424,8 @@ def test_the_tenant_of_a_user_is_found_as_for_a_key(bench, keys):
     assert bench.ask(token)["tenant_id"] == "user:member"
     bench.change("INSERT INTO member (id, \"organizationId\", \"userId\", role, \"createdAt\") VALUES ('m1', 'o1', 'member', 'member', now())")
     assert bench.ask(token)["tenant_id"] == "o1"
+    bench.change("UPDATE mcpgw.tenant SET limit_requests = 9, limit_window_s = 60, user_limit_requests = 3, user_limit_window_s = 61 WHERE id = 'o1'")
+    assert (bench.ask(token)["tenant_rule"], bench.ask(token)["user_rule"]) == (9 << 32 | 60, 3 << 32 | 61)
     bench.change("UPDATE mcpgw.tenant SET state = 'suspended' WHERE id = 'o1'")
     assert (bench.ask(token)["error"], bench.ask(token)["reason"]) == (DENIED, "tenant_suspended")
     bench.change("UPDATE mcpgw.tenant SET state = 'active' WHERE id = 'o1'")

@@ -3,6 +3,7 @@ its clock in the test's hands."""
 import bisect
 import os
 import random
+import struct
 import subprocess
 import threading
 import signal
@@ -23,8 +24,14 @@ def worker(redis_server, edge, service):
     return start
 
 
-def charge_fields(subject="k:one", tier="api_key", requests=0, window_s=0, on_failure=0):
-    return {"tier": TIERS[tier], "subject": subject, "requests": requests, "window_s": window_s, "on_failure": on_failure}
+def rule(requests, window_s):
+    """As common/rate_rule.h packs it."""
+    return requests << 32 | window_s
+
+
+def charge_fields(subject="k:one", tier="api_key", requests=0, window_s=0, on_failure=0, **of_tenant):
+    """of_tenant: tenant_id, user_id, tenant_rule, user_rule."""
+    return {"tier": TIERS[tier], "subject": subject, "requests": requests, "window_s": window_s, "on_failure": on_failure, **of_tenant}
 
 
 def charge(edge, worker=None, **fields):
@@ -45,13 +52,12 @@ def items(edge, requests):
 
 def replies_to(edge, sent, times=1):
     """The replies to these items, `times` of each, in their order."""
-    ids = [item[2] for item in sent]
-    edge.wait_for(lambda: sum(m.request_id in ids for m in edge.messages) >= times * len(ids), what="replies")
-    found = {i: [] for i in ids}
-    for message in [m for m in edge.messages if m.request_id in found]:
-        edge.messages.remove(message)
-        found[message.request_id].append(message)
-    return [found[i] for i in ids]
+    found = {item[2]: [] for item in sent}
+    edge.wait_for(lambda: sum(m.request_id in found for m in edge.messages) >= times * len(found), what="replies")
+    for place in reversed([i for i, m in enumerate(edge.messages) if m.request_id in found]):
+        message = edge.messages.pop(place)
+        found[message.request_id].insert(0, message)
+    return list(found.values())
 
 
 # ---- refusals ---------------------------------------------------------------------------------------
@@ -324,15 +330,32 @@ class Script:
     def __init__(self, client):
         text = (ROOT / "services/ratelimit/ratelimit.lua").read_text()
         assert text.count("call('TIME')") == 1
-        self.run = client.register_script(text.replace("call('TIME')", "{ ARGV[3], ARGV[4] }"))
+        self.run = client.register_script(text.replace("call('TIME')", "{ ARGV[4], ARGV[5] }"))
         self.batch = 0
 
     def charge(self, at_us, limit, window_us, wanted=1, key="bucket"):
         """(admitted, left, wait_us)"""
         self.batch += 1
         charges = limit.to_bytes(6, "little") + window_us.to_bytes(7, "little") + wanted.to_bytes(4, "little")
-        _, answer = self.run(keys=[f"batch:{self.batch}", key], args=[charges, 1000, at_us // 10**6, at_us % 10**6])
+        _, answer = self.run(keys=[f"batch:{self.batch}", key], args=[charges, 1000, "", at_us // 10**6, at_us % 10**6])
         return tuple(int.from_bytes(answer[a:b], "little") for a, b in ((0, 4), (4, 10), (10, 17)))
+
+
+    def charge_bundles(self, at_us, buckets, bundles):
+        """buckets: (key, limit, window_us); bundles: (wanted, places in buckets).  (admitted of each bundle, left of its
+        buckets), and how long each bucket would make one wait."""
+        self.batch += 1
+        charges = b"".join(limit.to_bytes(6, "little") + window.to_bytes(7, "little") + bytes(4) for _, limit, window in buckets)
+        groups = b"".join(wanted.to_bytes(4, "little") + b"".join((p + 1).to_bytes(2, "little") for p in places) + bytes(2 * (3 - len(places)))
+                          for wanted, places in bundles)
+        _, answer = self.run(keys=[f"batch:{self.batch}", *(key for key, _, _ in buckets)],
+                             args=[charges, 1000, groups, at_us // 10**6, at_us % 10**6])
+        at = 17 * len(buckets)
+        assert len(answer) == at + 22 * len(bundles)
+        waits = [int.from_bytes(answer[17 * i + 10:17 * i + 17], "little") for i in range(len(buckets))]
+        shares = [answer[at + 22 * i:at + 22 * i + 22] for i in range(len(bundles))]
+        return [(int.from_bytes(share[:4], "little"), [int.from_bytes(share[4 + 6 * n:10 + 6 * n], "little") for n in range(len(places))])
+                for share, (_, places) in zip(shares, bundles)], waits
 
 
 @pytest.fixture
@@ -407,3 +430,128 @@ def test_a_clock_that_goes_back_opens_no_window_and_locks_nobody_out_for_longer_
     assert got == 0 and wait <= window
     assert script.charge(at + window - 1, 10, window)[0] == 0
     assert script.charge(at + window, 10, window)[0] == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_requests_under_several_limits_exceed_none_and_a_refusal_spends_none(script, seed):
+    """Against a model that knows every admission: four keys, two users, one tenant, some charged alone."""
+    source, at, window = random.Random(seed), START_US, 10**7
+    plans = {f"k{i}": source.choice([3, 20, 100, 400]) for i in range(4)}
+    plans |= {"u0": source.choice([10, 60]), "u1": 511, "t": source.choice([15, 90, 500])}
+    log = {key: [] for key in plans}
+    for _ in range(250):
+        at += source.choice([0, 1, source.randrange(window // 20), source.randrange(window // 3)])
+        keys = source.sample(range(4), source.randrange(1, 5))
+        groups = [(source.choice([1, 1, 2, 7, 40]), [f"k{k}", f"u{k % 2}", "t"][:source.choice([2, 3, 3])]) for k in keys]
+        names = sorted({name for _, used in groups for name in used})
+        answers, waits = script.charge_bundles(at, [(name, plans[name], window) for name in names],
+                                               [(wanted, [names.index(name) for name in used]) for wanted, used in groups])
+        free = {name: plans[name] - (len(log[name]) - bisect.bisect_right(log[name], at - window)) for name in plans}
+        refused_by = set()
+        for (wanted, used), (got, left) in zip(groups, answers):
+            assert got == min([wanted] + [free[name] for name in used])    # exact: all limits are below 512
+            for name, rest in zip(used, left):
+                free[name] -= got
+                log[name] += [at] * got
+                assert rest == free[name]
+            refused_by |= {name for name in used if got < wanted and free[name] == 0}
+        for name, wait in zip(names, waits):
+            assert (wait > 0) == (name in refused_by) and wait <= window
+            assert not wait or log[name][-plans[name]] + window == at + wait
+        if source.random() < 0.2:
+            assert script.charge(at, plans["t"], window, 1, key="t")[0] == min(1, free["t"])
+            log["t"] += [at] * min(1, free["t"])
+
+
+def test_one_bucket_under_two_limits_in_one_batch_is_not_forgotten(script):
+    """A tenant's limit is being changed: some workers know it, others not yet."""
+    buckets = [("k", 50, 10**7), ("t", 10, 10**7), ("t", 20, 10**7)]
+    answers, _ = script.charge_bundles(START_US, buckets, [(4, [0, 1]), (4, [0, 2]), (4, [0, 1]), (30, [0, 2])])
+    assert [got for got, _ in answers] == [4, 4, 2, 10]
+    assert script.charge(START_US, 20, 10**7, 1, key="t")[0] == 0
+    assert script.charge(START_US, 50, 10**7, 50, key="k")[0] == 30
+
+
+# ---- several limits at once -------------------------------------------------------------------------
+
+def of_acme(key, user="", tenant=(0, 0), per_user=(0, 0), requests=100, **more):
+    return charge_fields(subject="k:" + key, requests=requests, window_s=3600, tenant_id="acme", user_id=user, tenant_rule=rule(*tenant),
+                         user_rule=rule(*per_user), **more)
+
+
+@pytest.mark.parametrize("fields", [{"tenant_rule": rule(5, 0)}, {"tenant_rule": rule(0, 5)}, {"tenant_rule": rule(5, 2**31)},
+                                    {"tenant_rule": rule(5, 60), "tenant_id": ""}, {"user_rule": rule(5, 60), "user_id": ""}])
+def test_a_rule_that_cannot_be_enforced_is_not_ignored(edge, worker, fields):
+    worker()
+    sent = items(edge, [{**charge_fields(tenant_id="acme", user_id="alice"), **fields}, charge_fields(subject="k:good")])
+    edge.send(edge.wait_worker("ratelimit"), sent)
+    assert [found[0]["error"] for found in replies_to(edge, sent)] == [UNAVAILABLE, OK]
+
+
+def test_the_tightest_limit_is_told_and_a_refusal_spends_none_of_the_others(redis_server, edge, worker):
+    worker()
+    def ask(*args, **fields):
+        return edge.call("ratelimit", "charge_request", None, **of_acme(*args, **fields))
+    both = {"tenant": (3, 600), "per_user": (2, 60)}
+    told = [ask(*who, **both) for who in (("a", "alice"), ("b", "alice"), ("b", "alice"), ("c", "bob"), ("c", "bob"), ("d", "org"))]
+    assert [(t["error"], t["policy"], t["limit"], t["remaining"]) for t in told] == [
+        (OK, "user", 2, 1), (OK, "user", 2, 0), (LIMITED, "user", 2, 0), (OK, "tenant", 3, 0), (LIMITED, "tenant", 3, 0), (LIMITED, "tenant", 3, 0)]
+    assert 50_000 < told[2]["reset_ms"] <= 60_000 and 590_000 < told[4]["reset_ms"] <= 600_000
+    assert [charge(edge, subject=s, requests=100, window_s=3600)["remaining"] for s in ("k:a", "k:b", "k:c", "k:d")] == [98, 98, 98, 99]
+    assert not redis_server.client().exists("mcpgw:rl:p:acme/org")
+    reply = ask("a", "alice", requests=2, **{"tenant": (9, 600)})
+    assert (reply["error"], reply["policy"]) == (LIMITED, "key")                          # its own limit, which two have spent
+    assert ask("e", tenant=(9, 600))["remaining"] == 5                                    # raised, and what was spent counts
+
+
+def test_a_whole_tenant_and_its_users_are_admitted_exactly_to_their_limits(redis_server, edge, worker):
+    """Two workers, many keys, mixed frames, some of them sent twice: no limit is passed and none spent for nothing."""
+    worker(), worker()
+    workers = edge.wait_workers("ratelimit", 2)
+    source, sent, asked = random.Random(3), [], {}
+    for i in range(24):
+        batch = []
+        for _ in range(source.randrange(1, 60)):
+            user, own = source.choice(["alice", "bob", "carol"]), source.randrange(8)
+            batch.append(of_acme(f"{user}{own}", user, tenant=(300, 3600), per_user=(120, 3600), requests=30))
+        batch.append(charge_fields(subject="k:other", requests=15, window_s=3600))
+        batch = items(edge, batch)
+        frame = edge.send(workers[i % 2], batch)
+        if i % 5 == 0:
+            edge.send_bytes(workers[(i + 1) % 2], frame)
+        sent.append((batch, 2 if i % 5 == 0 else 1))
+    spent = {}
+    for batch, times in sent:
+        for item, found in zip(batch, replies_to(edge, batch, times)):
+            assert all(dict(f) == dict(found[0]) for f in found)
+            if found[0]["error"] == OK:
+                for name in {item[1]["subject"], item[1].get("user_id"), item[1].get("tenant_id")}:
+                    spent[name] = spent.get(name, 0) + 1
+    assert spent["acme"] == 300 and spent["k:other"] == 15
+    assert all(spent[user] <= 120 for user in ("alice", "bob", "carol"))
+    left = {name: charge(edge, subject=name, requests=30, window_s=3600) for name in spent if name and name.startswith("k:") and name != "k:other"}
+    assert all(reply["remaining"] == max(29 - spent[name], 0) for name, reply in left.items())
+    assert {user: struct.unpack("<Q", redis_server.client().getrange(f"mcpgw:rl:p:acme/{user}", 0, 5) + b"\0\0")[0]
+            for user in ("alice", "bob", "carol")} == {user: spent[user] for user in ("alice", "bob", "carol")}
+
+
+def test_many_limits_of_one_frame_are_one_call(redis_server, edge, worker):
+    worker()
+    charge(edge, subject="k:warm")
+    client = redis_server.client()
+    client.config_resetstat()
+    sent = items(edge, [of_acme(f"{i}", f"user{i}", tenant=(10**6, 60), per_user=(5, 60)) for i in range(300)])
+    edge.send(edge.wait_worker("ratelimit"), sent)
+    replies = [found[0] for found in replies_to(edge, sent)]
+    assert admitted(replies) == 300
+    calls = client.info("commandstats")
+    assert (calls["cmdstat_evalsha"]["calls"], calls["cmdstat_getrange"]["calls"], calls["cmdstat_set"]["calls"]) == (1, 601, 602)
+
+
+def test_from_memory_too_a_refusal_spends_none_of_the_others(redis_server, edge, worker):
+    worker(MCPGW_REPLICAS_ASSUMED="1")
+    charge(edge)
+    redis_server.stop()
+    replies = [edge.call("ratelimit", "charge_request", None, **of_acme(key, tenant=(3, 600), requests=5, on_failure=1)) for key in "aabbb"]
+    assert [(r["error"], r["policy"], r["degraded"]) for r in replies] == [(OK, "tenant", True)] * 3 + [(LIMITED, "tenant", True)] * 2
+    assert charge(edge, subject="k:b", requests=5, window_s=3600, on_failure=1)["remaining"] == 3

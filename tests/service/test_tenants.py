@@ -3,6 +3,7 @@ import pytest
 
 from test_keys import ADMIN, ALICE, Api, add_user, sequence, tell_holders, worker, api    # noqa: F401
 
+LIMITS = {"tenant": None, "perUser": None}
 POLICY = {"maxKeyLife": None, "maxKeys": None, "scopes": None, "rotateAfter": None, "idleAfter": None}
 
 
@@ -24,8 +25,34 @@ def test_a_field_that_cannot_be_used_is_named(api, database, body, field):
     assert database.sql("SELECT count(*) FROM mcpgw.tenant") == [(0,)]
 
 
-def test_a_limit_of_the_whole_tenant_is_refused_until_it_is_enforced(api):
-    assert api.refused(422, "not_enforced", "tenant_create", body={"slug": "a", "limits": {"requests": 1, "window": 1}})["field"] == "limits"
+@pytest.mark.parametrize("limits, field", [
+    (None, "limits"), ([], "limits"), ({"requests": 1, "window": 1}, "limits"), ({"tenant": None, "user": None}, "limits"),
+    ({"tenant": 5}, "limits.tenant"), ({"tenant": {"requests": 5}}, "limits.tenant"), ({"perUser": {"requests": 5, "window": 1, "x": 1}}, "limits.perUser"),
+    ({"tenant": {"requests": 0, "window": 1}}, "limits.tenant.requests"), ({"tenant": {"requests": 2**31, "window": 1}}, "limits.tenant.requests"),
+    ({"perUser": {"requests": 1, "window": 0}}, "limits.perUser.window"), ({"perUser": {"requests": 1, "window": 2147484}}, "limits.perUser.window"),
+    ({"tenant": {"requests": None, "window": 1}}, "limits.tenant.requests"), ({"tenant": {"requests": 1, "window": None}}, "limits.tenant.window")])
+def test_a_limit_that_cannot_be_enforced_is_named(api, database, limits, field):
+    assert api.refused(422, "unprocessable", "tenant_create", body={"slug": "a", "limits": limits})["field"] == field
+    assert database.sql("SELECT count(*) FROM mcpgw.tenant") == [(0,)]
+
+
+def test_limits_are_set_changed_and_taken_back_one_by_one(api, database):
+    assert "limits" in api.refused(422, "unprocessable", "tenant_create", body={"slug": "a", "rateLimit": {}})["detail"]
+    one, two = {"requests": 100, "window": 60}, {"requests": 5, "window": 3600}
+    made = make(api, limits={"tenant": one})
+    assert made["limits"] == {**LIMITS, "tenant": one} and make(api, "b")["limits"] == LIMITS
+    before = sequence(database)
+    for body, limits in (({"limits": {"perUser": two}}, {"tenant": one, "perUser": two}), ({"name": "x", "limits": {}}, {"tenant": one, "perUser": two}),
+                         ({"limits": {"tenant": None}}, {"tenant": None, "perUser": two}), ({"limits": LIMITS}, LIMITS)):
+        assert api.ok("tenant_update", object=made["id"], body=body)["limits"] == limits == api.ok("tenant_get", object=made["id"])["limits"]
+    assert sequence(database) == before + 4                        # each of them is a change that all workers are told of
+
+
+def test_operators_are_not_shut_out_by_a_limit(api):
+    make(api, "operators", id="user:admin")
+    one = {"tenant": {"requests": 1, "window": 2147483}}
+    assert api.refused(409, "operators_tenant", "tenant_update", object="user:admin", body={"limits": one})["field"] == "limits"
+    assert api.ok("tenant_update", object="user:admin", body={"limits": LIMITS})["limits"] == LIMITS
 
 
 def test_a_tenant_is_made_found_changed_and_deleted(api, database):

@@ -27,6 +27,8 @@ static void make_facts(struct authz_facts *facts)
     facts->scopes = 9;
     facts->rate_requests = 100;
     facts->rate_window_s = 60;
+    facts->tenant_rule = UINT64_C(5000) << 32 | 3600;
+    facts->user_rule = UINT64_MAX;
 }
 
 static enum err unpack(const uint8_t *bytes, size_t size, uint64_t *sequence, struct authz_facts *facts)

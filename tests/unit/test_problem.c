@@ -98,6 +98,25 @@ static void numbers_are_written_whole(void **state)
     assert_memory_equal(text, "0 18446744073709551615", 22);
 }
 
+static void a_member_that_is_added_stands_in_the_problem(void **state)
+{
+    (void)state;
+
+    for (int is_rpc = 0; is_rpc < 2; is_rpc++) {
+        struct writer writer = writer_on(text, sizeof text);
+        json_t *json;
+        const json_t *problem;
+
+        (is_rpc ? problem_write_rpc : problem_write)(&writer, ERR_RATE_LIMITED, 429, NULL, "r");
+        problem_extend(&writer, is_rpc, "policy", "tenant");
+        json = parse(&writer);
+        problem = is_rpc ? json_object_get(json_object_get(json, "error"), "data") : json;
+        assert_string_equal(json_string_value(json_object_get(problem, "policy")), "tenant");
+        assert_string_equal(json_string_value(json_object_get(problem, "requestId")), "r");
+        json_decref(json);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -106,6 +125,7 @@ int main(void)
         cmocka_unit_test(hostile_texts_stay_within_their_strings),
         cmocka_unit_test(an_mcp_client_gets_a_json_rpc_error_of_the_free_range),
         cmocka_unit_test(numbers_are_written_whole),
+        cmocka_unit_test(a_member_that_is_added_stands_in_the_problem),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

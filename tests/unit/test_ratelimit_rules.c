@@ -6,6 +6,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "common/rate_rule.h"
 #include "common/scope.h"
 #include "services/ratelimit/ratelimit_rules.h"
 #include "services/ratelimit/ratelimit_script.h"
@@ -102,6 +103,32 @@ static void a_limit_beyond_all_measure_is_enforced_as_the_largest(void **state)
     assert_int_equal(plan.limit, RATE_LIMIT_MAX);
 }
 
+static void a_rule_that_limits_nothing_has_no_plan(void **state)
+{
+    struct rate_plan plan = { "untouched", 1, 2 };
+    (void)state;
+
+    assert_int_equal(rate_plan_of_rule(0, "tenant", &plan), ERR_UNPROCESSABLE);
+    assert_int_equal(rate_plan_of_rule(UINT64_C(5) << 32, "tenant", &plan), ERR_UNPROCESSABLE);
+    assert_int_equal(rate_plan_of_rule(60, "tenant", &plan), ERR_UNPROCESSABLE);
+    assert_int_equal(rate_plan_of_rule(rate_rule(5, RATE_WINDOW_MAX_S + UINT64_C(1)), "tenant", &plan), ERR_UNPROCESSABLE);
+    assert_string_equal(plan.policy, "untouched");
+}
+
+static void a_rule_carries_its_limit_and_window(void **state)
+{
+    struct rate_plan plan;
+    (void)state;
+
+    assert_int_equal(rate_plan_of_rule(rate_rule(500, 60), "tenant", &plan), ERR_OK);
+    assert_int_equal(plan.limit, 500);
+    assert_int_equal(plan.window_s, 60);
+    assert_string_equal(plan.policy, "tenant");
+    assert_int_equal(rate_plan_of_rule(rate_rule(UINT64_MAX, 60), "user", &plan), ERR_OK);
+    assert_int_equal(plan.limit, RATE_LIMIT_MAX);
+    assert_true(rate_rule(0, 60) == 0 && rate_rule(5, 0) == 0);
+}
+
 /* ---- which bucket ------------------------------------------------------------------------------- */
 
 static void a_bucket_without_a_subject_has_no_name(void **state)
@@ -160,6 +187,25 @@ static void a_key_has_one_bucket_whatever_its_policy(void **state)
     assert_string_equal(first, "mcpgw:rl:k:abc");
 }
 
+static void a_tenant_and_its_users_have_buckets_that_nobody_else_has(void **state)
+{
+    char name[BUCKET_NAME_SIZE], tenant[81], user[65];
+    size_t length = 0;
+    (void)state;
+
+    assert_int_equal(bucket_name_of_tenant("", NULL, name, &length), ERR_UNPROCESSABLE);
+    assert_int_equal(bucket_name_of_tenant("acme", "", name, &length), ERR_UNPROCESSABLE);
+    assert_int_equal(bucket_name_of_tenant("user:a", NULL, name, &length), ERR_OK);
+    assert_string_equal(name, "mcpgw:rl:t:user:a");
+    assert_int_equal(bucket_name_of_tenant("acme", "alice", name, &length), ERR_OK);
+    assert_string_equal(name, "mcpgw:rl:p:acme/alice");
+    memset(tenant, 't', 80);
+    memset(user, 'u', 64);
+    tenant[80] = user[64] = 0;
+    assert_int_equal(bucket_name_of_tenant(tenant, user, name, &length), ERR_OK);
+    assert_int_equal(length, strlen("mcpgw:rl:p:/") + 80 + 64);
+}
+
 static void the_hash_is_fnv_1a(void **state)
 {
     (void)state;
@@ -193,7 +239,53 @@ static void remaining_counts_down_within_a_group(void **state)
     assert_int_equal(spending_share_of(&spending, 2, 60).remaining, 10);
 }
 
+static void a_refused_request_is_told_of_the_limit_that_lets_it_in_last(void **state)
+{
+    const struct spending spendings[] = { { 1, 0, 5 * SECOND }, { 1, 3, 0 }, { 1, 0, 9 * SECOND } };
+    (void)state;
+
+    assert_int_equal(spending_tightest(spendings, 3, 1), 2);
+    assert_int_equal(spending_tightest(spendings, 2, 1), 0);
+}
+
+static void an_admitted_request_is_told_of_the_limit_with_the_least_left(void **state)
+{
+    const struct spending spendings[] = { { 2, 9, 0 }, { 2, 3, 0 }, { 2, 4, 0 } };
+    (void)state;
+
+    assert_int_equal(spending_tightest(spendings, 3, 1), 1);
+    assert_int_equal(spending_share_of(&spendings[1], 0, 60).remaining, 4);
+}
+
 /* ---- budgets in memory -------------------------------------------------------------------------- */
+
+static struct spending spend(struct local_budget *budget, uint64_t limit, uint64_t window_us, uint64_t now_us)
+{
+    const bool fits = local_budget_open(budget, limit, window_us, now_us) > 0;
+
+    return local_budget_close(budget, fits, now_us);
+}
+
+static void a_budget_that_is_open_is_not_given_away(void **state)
+{
+    struct local_budget budgets[LOCAL_PROBES] = { 0 };
+    struct local_budget *first = local_budget_find(budgets, LOCAL_PROBES, 1, 10 * SECOND);
+    (void)state;
+
+    assert_int_equal(local_budget_open(first, 5, SECOND, 10 * SECOND), 5);
+    assert_ptr_not_equal(local_budget_find(budgets, LOCAL_PROBES, 1 + LOCAL_PROBES, 10 * SECOND), first);
+}
+
+static void a_budget_that_refuses_for_another_s_sake_is_not_spent(void **state)
+{
+    struct local_budget budget = { 0 };
+    (void)state;
+
+    assert_int_equal(local_budget_open(&budget, 5, SECOND, SECOND), 5);
+    assert_int_equal(local_budget_close(&budget, false, SECOND).left, 5);
+    assert_int_equal(local_budget_close(&budget, false, SECOND).wait_us, 0);
+    assert_int_equal(local_budget_open(&budget, 5, SECOND, SECOND), 5);
+}
 
 static void without_room_a_bucket_cannot_be_decided(void **state)
 {
@@ -204,7 +296,7 @@ static void without_room_a_bucket_cannot_be_decided(void **state)
         struct local_budget *budget = local_budget_find(budgets, LOCAL_PROBES, owner, 0);
 
         assert_non_null(budget);
-        assert_int_equal(local_budget_spend(budget, 5, SECOND, 0).admitted, 1);
+        assert_int_equal(spend(budget, 5, SECOND, 0).admitted, 1);
     }
     assert_null(local_budget_find(budgets, LOCAL_PROBES, 100, SECOND - 1));
     assert_non_null(local_budget_find(budgets, LOCAL_PROBES, 3, SECOND - 1));
@@ -217,11 +309,11 @@ static void a_budget_whose_window_is_over_gives_its_place_away(void **state)
     (void)state;
 
     for (uint64_t owner = 1; owner <= LOCAL_PROBES; owner++)
-        local_budget_spend(local_budget_find(budgets, LOCAL_PROBES, owner, 0), 5, SECOND, 0);
+        spend(local_budget_find(budgets, LOCAL_PROBES, owner, 0), 5, SECOND, 0);
     budget = local_budget_find(budgets, LOCAL_PROBES, 100, SECOND);
     assert_non_null(budget);
     assert_int_equal(budget->owner, 100);
-    assert_int_equal(local_budget_spend(budget, 5, SECOND, SECOND).left, 4);
+    assert_int_equal(spend(budget, 5, SECOND, SECOND).left, 4);
 }
 
 static void a_spent_budget_says_when_the_next_one_fits(void **state)
@@ -231,13 +323,13 @@ static void a_spent_budget_says_when_the_next_one_fits(void **state)
     (void)state;
 
     for (uint64_t i = 0; i < 3; i++)
-        assert_int_equal(local_budget_spend(&budget, 3, 10 * SECOND, 100 * SECOND + i * SECOND).left, 2 - i);
-    spending = local_budget_spend(&budget, 3, 10 * SECOND, 104 * SECOND);
+        assert_int_equal(spend(&budget, 3, 10 * SECOND, 100 * SECOND + i * SECOND).left, 2 - i);
+    spending = spend(&budget, 3, 10 * SECOND, 104 * SECOND);
     assert_int_equal(spending.admitted, 0);
     assert_int_equal(spending.wait_us, 6 * SECOND);
-    assert_int_equal(local_budget_spend(&budget, 3, 10 * SECOND, 110 * SECOND - 1).admitted, 0);
-    assert_int_equal(local_budget_spend(&budget, 3, 10 * SECOND, 110 * SECOND).admitted, 1);
-    assert_int_equal(local_budget_spend(&budget, 3, 10 * SECOND, 110 * SECOND).admitted, 0);
+    assert_int_equal(spend(&budget, 3, 10 * SECOND, 110 * SECOND - 1).admitted, 0);
+    assert_int_equal(spend(&budget, 3, 10 * SECOND, 110 * SECOND).admitted, 1);
+    assert_int_equal(spend(&budget, 3, 10 * SECOND, 110 * SECOND).admitted, 0);
 }
 
 static void a_lowered_limit_does_not_forget_what_was_spent(void **state)
@@ -246,9 +338,9 @@ static void a_lowered_limit_does_not_forget_what_was_spent(void **state)
     (void)state;
 
     for (int i = 0; i < 50; i++)
-        local_budget_spend(&budget, 100, 10 * SECOND, SECOND);
-    assert_int_equal(local_budget_spend(&budget, 20, 10 * SECOND, 5 * SECOND).admitted, 0);
-    assert_int_equal(local_budget_spend(&budget, 20, 10 * SECOND, 11 * SECOND).left, 19);
+        spend(&budget, 100, 10 * SECOND, SECOND);
+    assert_int_equal(spend(&budget, 20, 10 * SECOND, 5 * SECOND).admitted, 0);
+    assert_int_equal(spend(&budget, 20, 10 * SECOND, 11 * SECOND).left, 19);
 }
 
 static void a_raised_limit_keeps_what_was_spent(void **state)
@@ -257,8 +349,8 @@ static void a_raised_limit_keeps_what_was_spent(void **state)
     (void)state;
 
     for (int i = 0; i < 5; i++)
-        local_budget_spend(&budget, 5, 10 * SECOND, SECOND);
-    assert_int_equal(local_budget_spend(&budget, 8, 10 * SECOND, 2 * SECOND).left, 2);
+        spend(&budget, 5, 10 * SECOND, SECOND);
+    assert_int_equal(spend(&budget, 8, 10 * SECOND, 2 * SECOND).left, 2);
 }
 
 /* Random moments and limits: never over in any window, and never more than a group held back too long. */
@@ -278,7 +370,7 @@ static void a_budget_is_never_over_in_any_window(void **state)
             struct spending spending;
 
             now += (uint64_t)rand() % (2 * window / limit + 2);
-            spending = local_budget_spend(&budget, limit, window, now);
+            spending = spend(&budget, limit, window, now);
             while (oldest < count && now - admitted[oldest] >= window)
                 oldest++;
             if (spending.admitted == 1)
@@ -319,14 +411,21 @@ int main(void)
         cmocka_unit_test(a_window_without_a_limit_of_its_own_is_ignored),
         cmocka_unit_test(a_limit_of_its_own_without_a_window_has_the_tiers_window),
         cmocka_unit_test(a_limit_beyond_all_measure_is_enforced_as_the_largest),
+        cmocka_unit_test(a_rule_that_limits_nothing_has_no_plan),
+        cmocka_unit_test(a_rule_carries_its_limit_and_window),
         cmocka_unit_test(a_bucket_without_a_subject_has_no_name),
         cmocka_unit_test(a_subject_that_does_not_fit_has_no_name),
         cmocka_unit_test(the_longest_subject_of_the_bus_fits),
         cmocka_unit_test(a_user_has_a_bucket_per_policy),
         cmocka_unit_test(a_key_has_one_bucket_whatever_its_policy),
+        cmocka_unit_test(a_tenant_and_its_users_have_buckets_that_nobody_else_has),
         cmocka_unit_test(the_hash_is_fnv_1a),
         cmocka_unit_test(the_first_of_a_group_are_admitted_and_the_rest_told_when_to_return),
         cmocka_unit_test(remaining_counts_down_within_a_group),
+        cmocka_unit_test(a_refused_request_is_told_of_the_limit_that_lets_it_in_last),
+        cmocka_unit_test(an_admitted_request_is_told_of_the_limit_with_the_least_left),
+        cmocka_unit_test(a_budget_that_is_open_is_not_given_away),
+        cmocka_unit_test(a_budget_that_refuses_for_another_s_sake_is_not_spent),
         cmocka_unit_test(without_room_a_bucket_cannot_be_decided),
         cmocka_unit_test(a_budget_whose_window_is_over_gives_its_place_away),
         cmocka_unit_test(a_spent_budget_says_when_the_next_one_fits),
