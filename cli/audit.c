@@ -6,10 +6,12 @@
 
 #include "cli/audit_proof.h"
 #include "cli/show.h"
+#include "common/encode.h"
 
 #define PATH_SIZE    1024u
 #define EVENTS       "/api/v1/audit/events"
 #define LIST_DEFAULT 50u
+#define TOKEN_LINE_SIZE 20002u
 #define USAGE_MAX    100u
 #define EXPORT_MAX   UINT64_C(1000000000)
 #define TAIL_MAX     10000u
@@ -38,6 +40,26 @@ static bool moment_of(const char *text, char *ret_moment, size_t size)
     return gmtime_r(&moment, &parts) != NULL && strftime(ret_moment, size, "%Y-%m-%dT%H:%M:%SZ", &parts) > 0;
 }
 
+/* The value itself is never sent: whoever logs addresses would have it. */
+static bool add_presented(const struct arguments *arguments, char path[PATH_SIZE])
+{
+    const char *value = arguments_value(arguments, "presented");
+    char line[TOKEN_LINE_SIZE], text[DIGEST_TEXT_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+
+    if (value == NULL)
+        return true;
+    if (strcmp(value, "-") == 0) {
+        if (fgets(line, sizeof line, stdin) == NULL)
+            return false;
+        line[strcspn(line, "\r\n")] = '\0';
+        value = line;
+    }
+    digest_sha256(value, strlen(value), digest);
+    base64url_encode(digest, sizeof digest, text);
+    return api_query(path, PATH_SIZE, "presented", text);
+}
+
 static const char *const filter_names[] = { "key", "user", "tenant", "server", "tool", "event", "outcome" };
 
 /* `collection` with what was asked for as its query. */
@@ -57,7 +79,8 @@ static bool make_path(const struct arguments *arguments, const char *collection,
         && api_query(path, PATH_SIZE, "to", until != NULL ? to : NULL)
         && api_query(path, PATH_SIZE, "requestId", arguments_value(arguments, "request"))
         && api_query(path, PATH_SIZE, "by", arguments_value(arguments, "by"))
-        && api_query(path, PATH_SIZE, "cursor", arguments_value(arguments, "resume"));
+        && api_query(path, PATH_SIZE, "cursor", arguments_value(arguments, "resume"))
+        && add_presented(arguments, path);
     for (size_t i = 0; fits && i < sizeof filter_names / sizeof filter_names[0]; i++)
         fits = api_query(path, PATH_SIZE, filter_names[i], arguments_value(arguments, filter_names[i]));
     if (!fits)
@@ -264,6 +287,7 @@ static enum exit_code audit_tail(struct cli *cli, const struct arguments *argume
     { "server", "SLUG", "calls of this server" }, { "tool", "NAME", "calls of this tool" }, \
     { "event", "NAME", "request, decision, completion, refused, key.created, ..." }, \
     { "outcome", "WORD", "allowed, refused, failed or unknown" }, { "request", "ID", "events of this request" }, \
+    { "presented", "VALUE", "refusals of this key or token, which nobody knew; - reads it from standard input" }, \
     { "since", "WHEN", "15m, 2h, 7d ago, or 2026-01-31T12:00:00Z" }, { "until", "WHEN", "the same" }
 
 static const struct option_row list_options[] = { { "limit", "N", "at most so many (50)" }, FILTERS, { 0 } };

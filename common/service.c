@@ -69,7 +69,8 @@ enum err service_harden(void)
 
     umask(077);
     mallopt(M_ARENA_MAX, 2);
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+    /* A limit on the size of files is a full disk, which writes report, and no reason to die. */
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
         return ERR_UNAVAILABLE;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGTERM);

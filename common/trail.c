@@ -158,6 +158,15 @@ void trail_derive_key(const void *master, size_t master_size, const uint8_t prod
     digest_hmac(master, master_size, producer, UUID_SIZE, number, sizeof number, ret_key);
 }
 
+void trail_tag(const void *key, size_t key_size, const uint8_t digest[DIGEST_SIZE], char ret_tag[TRAIL_TAG_SIZE])
+{
+    static const char purpose[] = "mcpgw trail tag 1";
+    uint8_t mac[DIGEST_SIZE];
+
+    digest_hmac(key, key_size, purpose, sizeof purpose, digest, DIGEST_SIZE, mac);
+    base64url_encode(mac, 16, ret_tag);
+}
+
 bool trail_is_authentic(const uint8_t *block, const struct trail_header *header, const uint8_t key[TRAIL_KEY_SIZE])
 {
     uint8_t mac[DIGEST_SIZE];

@@ -34,6 +34,7 @@
 #define TRAIL_BLOCK_MAX     65536u      /* one block, so that it fits one message; a replay packs several messages */
 #define TRAIL_CHAINED       1u
 #define TRAIL_KEY_SIZE      DIGEST_SIZE
+#define TRAIL_TAG_SIZE      23u         /* of trail_tag, with its NUL */
 
 struct trail_header {
     uint32_t size, count;
@@ -69,6 +70,9 @@ size_t trail_end(struct trail_writer *writer, uint64_t time_us, const uint8_t pr
 /* The key of a producer's epoch, from the slot's own or one that edges and audit share. */
 void trail_derive_key(const void *master, size_t master_size, const uint8_t producer[UUID_SIZE], uint64_t epoch,
                       uint8_t ret_key[TRAIL_KEY_SIZE]);
+/* What stands in the trail for a value that a caller supplied, by its SHA-256: who has the value and the key finds it, who reads
+ * the trail learns nothing. */
+void trail_tag(const void *key, size_t key_size, const uint8_t digest[DIGEST_SIZE], char ret_tag[TRAIL_TAG_SIZE]);
 /* Is the mac of an opened, chained block the one this key gives? */
 bool trail_is_authentic(const uint8_t *block, const struct trail_header *header, const uint8_t key[TRAIL_KEY_SIZE]);
 /* The first whole block of wanted->producer and ->epoch that holds wanted->first_seq or a later one; false: none. */

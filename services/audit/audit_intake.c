@@ -32,6 +32,7 @@ struct stream {
     uint64_t committed_seq, sent_seq;    /* next sequence to be stored; behind the batches under way */
     uint64_t taken_seq;                  /* behind what stands in columns */
     uint64_t told_seq, oldest_seq;       /* of the producer */
+    uint64_t durable_seq;                /* the highest it ever told: below it nothing may vanish, whatever dies */
     unsigned flights, reused;
     uint64_t generation;                 /* +1 at each forgetting: outcomes of older batches mean nothing */
     struct columns *columns;             /* NULL until the first block */
@@ -495,6 +496,22 @@ static void note_reuse(struct stream *stream)
               log_number("stored_next_seq", stream->committed_seq), log_number("told_next_seq", stream->told_seq));
 }
 
+/* Only what was not on disk may be gone after a crash: less than that was cut off, or is another copy. */
+static void note_cut(struct stream *stream, const struct trail_heartbeat *heartbeat)
+{
+    char producer[UUID_TEXT_SIZE];
+
+    if (heartbeat->next_seq < stream->durable_seq && heartbeat->next_seq >= stream->taken_seq) {
+        metric_add(METRIC_audit_cut, stream->durable_seq - heartbeat->next_seq);
+        uuid_format(stream->producer, producer);
+        log_error("spool_cut", log_text("producer", producer), log_number("epoch", stream->epoch),
+                  log_number("from_seq", heartbeat->next_seq), log_number("count", stream->durable_seq - heartbeat->next_seq));
+        stream->durable_seq = heartbeat->next_seq;
+    }
+    if (heartbeat->durable_seq > stream->durable_seq && heartbeat->durable_seq <= heartbeat->next_seq)
+        stream->durable_seq = heartbeat->durable_seq;
+}
+
 /* Told once: from then on the epoch can be searched for calls that never ended. */
 static void stream_close(struct stream *stream)
 {
@@ -522,6 +539,7 @@ void intake_take_heartbeat(struct intake *intake, uint32_t edge, const struct tr
     }
     stream->edge = edge;
     stream->heard_us = clock_monotonic_us();
+    note_cut(stream, heartbeat);
     stream->told_seq = heartbeat->next_seq;
     stream->oldest_seq = heartbeat->oldest_seq;
     stream->is_told_closed = heartbeat->closed;
@@ -645,6 +663,19 @@ void intake_set_token(struct intake *intake, uint64_t token)
     }
 }
 
+/* Its edge is gone, and so is what it still had, until somebody serves its spool. */
+static void tell_silence(const struct stream *stream)
+{
+    char producer[UUID_TEXT_SIZE];
+
+    if (stream->intake->token == 0 || stream->told_seq <= stream->committed_seq)
+        return;
+    uuid_format(stream->producer, producer);
+    log_error("stream_silent", log_text("producer", producer), log_number("epoch", stream->epoch),
+              log_number("from_seq", stream->committed_seq), log_number("count", stream->told_seq - stream->committed_seq),
+              log_text("remedy", "start an edge on its spool, or mcpgw audit import"));
+}
+
 void intake_tend(struct intake *intake)
 {
     uint64_t now_us = clock_monotonic_us(), lag = 0;
@@ -658,6 +689,7 @@ void intake_tend(struct intake *intake)
             lag += stream->told_seq - stream->committed_seq;
         if (now_us - stream->heard_us < STREAM_SILENT_US || stream->flights > 0 || stream->state == STREAM_CLAIMING)
             continue;
+        tell_silence(stream);
         stream_forget(stream, 0);
         columns_destroy(&stream->columns);
         stream->state = STREAM_FREE;

@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "common/metrics.h"
 #include "common/scope.h"
+#include "services/edge/details.h"
 
 /* --- lists of slots ------------------------------------------------------------------------ */
 
@@ -159,6 +160,7 @@ static void describe_call(const struct dispatch *d, struct call *call)
     set_text(event->key_id, sizeof event->key_id, call->verdict.key_id);
     event->auth_method = call->verdict.auth_method != 0 ? call->verdict.auth_method : call->verdict_request.method;
     describe_degraded(call);
+    details_describe(call, d->options.lookup_key);
 }
 
 static void count_attempt(const struct call *call)

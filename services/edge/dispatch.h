@@ -35,6 +35,7 @@ struct dispatch_options {
     uint32_t calls_max;                    /* threads that may be in dispatch_call at once; beyond: ERR_OVERLOADED */
     bool audit_strict;
     const struct secret *chain_key;
+    const struct secret *lookup_key;       /* NULL or not set: what unknown callers presented leaves no trace */
     struct streams *streams;
     struct servers *servers;
     struct ops *ops;                       /* facts: authz, ratelimit, keys, servers, feed, spool.  NULL: none are told */

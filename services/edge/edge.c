@@ -133,7 +133,7 @@ static enum err start_dispatch(struct edge *edge, char *reterr, size_t reterr_si
         .spool_bytes = config->spool_bytes, .segment_bytes = config->segment_bytes, .lease_ms = config->lease_ms,
         .stale_grace_ms = config->stale_grace_ms, .queue_limit = config->queue_limit, .attempt_ms = config->attempt_ms,
         .manage_ms = config->manage_ms, .calls_max = (uint32_t)config->threads, .audit_strict = config->audit_strict,
-        .chain_key = &config->chain_key,
+        .chain_key = &config->chain_key, .lookup_key = &config->lookup_key,
         .streams = edge->streams, .servers = edge->servers, .ops = edge->ops,
     };
 

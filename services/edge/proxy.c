@@ -26,6 +26,7 @@
 #include "common/scope.h"
 #include "services/edge/answer.h"
 #include "services/edge/credentials.h"
+#include "services/edge/details.h"
 #include "services/edge/gate.h"
 #include "services/edge/identity.h"
 #include "services/edge/own_auth.h"
@@ -958,7 +959,7 @@ static void note_own_token(struct transfer *transfer, enum err found)
         return;
     transfer->passes_token = own_auth_is_for(credential.text, credential.length, transfer->server.resource);
     if (transfer->passes_token)
-        text_copy(transfer->call->event.details, sizeof transfer->call->event.details, "{\"upstreamAuth\":\"own\"}");
+        details_add(&transfer->call->event, "\"upstreamAuth\":\"own\"");
 }
 
 void proxy_answer(struct exchange *exchange, const struct route_match *match)

@@ -804,6 +804,7 @@ static const struct filter_row { const char *name; size_t offset, size; unsigned
     FILTER("server", server, PAGE(PAGE_OF_AUDIT) | PAGE(PAGE_OF_USAGE)),
     FILTER("outcome", outcome, PAGE(PAGE_OF_AUDIT)), FILTER("event", event, PAGE(PAGE_OF_AUDIT)),
     FILTER("tool", tool, PAGE(PAGE_OF_AUDIT)), FILTER("requestId", request_id, PAGE(PAGE_OF_AUDIT)),
+    FILTER("presented", presented, PAGE(PAGE_OF_AUDIT)),
     FILTER("user", user_id, PAGE(PAGE_OF_KEYS)), FILTER("tenant", tenant_id, PAGE(PAGE_OF_KEYS)), FILTER("name", name, PAGE(PAGE_OF_KEYS)),
     FILTER("state", state, PAGE(PAGE_OF_KEYS)), FILTER("expiresBefore", to, PAGE(PAGE_OF_KEYS)),
     FILTER("by", by, PAGE(PAGE_OF_USAGE)),

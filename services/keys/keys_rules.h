@@ -86,6 +86,7 @@ struct page_query {
     char outcome[17], event[33], tool[129], request_id[65];  /* audit_list; "": any */
     char by[8];                                              /* usage: key, user, tenant, server or hour */
     char tenant_id[81];                                      /* of users, keys, audit_list and usage; "": any */
+    char presented[44];                                      /* audit_list: base64url of a SHA-256, then its tag; "": any */
     char name[129], state[9];                                /* of keys: how it begins; active, disabled, expired, revoked */
     char from[33], to[33];                                   /* RFC 3339; "": open */
 };

@@ -2,6 +2,9 @@
 
 #include <string.h>
 
+#include "common/encode.h"
+#include "common/trail.h"
+
 /* Operators see all, administrators their tenant, everybody what they did themselves (with a key: in the key's tenant). */
 static void restrict_to_reach(struct pending *p)
 {
@@ -36,11 +39,31 @@ static void on_events_listed(void *owner, enum postgres_outcome outcome, PGresul
     answer_page(p, &page);
 }
 
+/* What was presented, by its SHA-256, becomes the tag under which the trail keeps it. */
+static enum err take_presented(const struct keys *keys, char presented[44], struct problem *problem)
+{
+    const struct secret *key = &keys->config->lookup_key;
+    uint8_t digest[DIGEST_SIZE];
+    size_t size = 0;
+
+    if (presented[0] == '\0')
+        return ERR_OK;
+    if (base64url_decode(presented, strlen(presented), digest, sizeof digest, &size) != ERR_OK || size != sizeof digest)
+        return problem_set(problem, ERR_UNPROCESSABLE, NULL, "presented", "base64url, without padding, of the SHA-256 of what was presented");
+    if (!secret_is_set(key))
+        return problem_set(problem, ERR_UNPROCESSABLE, NULL, "presented",
+                           "nothing is kept of what was presented: edges and keys need the same lookup_key");
+    trail_tag(key->bytes, key->size, digest, presented);
+    return ERR_OK;
+}
+
 enum err begin_audit_list(struct pending *p, const json_t *body, const struct view *query, struct problem *problem)
 {
     enum err err = keys_parse_page(query, PAGE_OF_AUDIT, &p->in.page, problem);
 
     (void)body;
+    if (err == ERR_OK)
+        err = take_presented(p->keys, p->in.page.presented, problem);
     if (err != ERR_OK)
         return err;
     restrict_to_reach(p);

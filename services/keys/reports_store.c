@@ -4,7 +4,7 @@
 
 const struct postgres_statement reports_statements[] = {
     { "events", "SELECT item, cursor FROM mcpgw.audit_page($1::timestamptz, $2::timestamptz, $3, $4, $5, $6, $7, $8, $9, $10,"
-                " $11::bigint, $12, $13::int)" },
+                " $11, $12::bigint, $13, $14::int)" },
     { "usage", "SELECT item FROM mcpgw.usage($1, $2::timestamptz, $3::timestamptz, $4, $5, $6, $7, $8::int)" },
     { "stats", "SELECT mcpgw.stats()" },
     { NULL, NULL }
@@ -16,10 +16,11 @@ enum err store_list_events(struct store *store, const struct page_query *query, 
     const bool is_first = query->cursor[0] == '\0';
 
     return postgres_call(store->postgres, &(struct postgres_step){
-        .statement = "events", .count = 13,
+        .statement = "events", .count = 14,
         .values = { text_or_null(query->from), text_or_null(query->to), text_or_null(query->key_id), text_or_null(query->user_id),
                     text_or_null(query->tenant_id), text_or_null(query->outcome), text_or_null(query->event),
                     text_or_null(query->server), text_or_null(query->tool), text_or_null(query->request_id),
+                    text_or_null(query->presented),
                     is_first ? NULL : us.text, is_first ? NULL : query->cursor, limit.text } }, fn, owner);
 }
 

@@ -1,10 +1,12 @@
-"""Every process is killed, frozen and ended at random under load; a journal of what clients saw is held against the trail.
+"""Every process is killed, frozen, ended, cut off and left without disk at random under load; a journal of what clients saw is
+held against the trail.
 
 CHAOS_SEED repeats a run's choices (the seed is printed), CHAOS_MINUTES lengthens it.  CHAOS_HOME and CHAOS_PORT name an
 instance that is there already (two edges on CHAOS_PORT and the next); otherwise one is made.
 
 What must hold, whatever died when:
   every answer has exactly one event with its request id and status, and no event stands without a request;
+  what was refused because the spool took nothing (503 audit_unavailable) is counted in the trail, exactly;
   sequences of each (producer, epoch) have no hole and nothing is told as lost;
   a request sent after a revocation was answered is never let in;
   a limit is never exceeded, and no request is charged twice;
@@ -24,7 +26,7 @@ import uuid
 
 import pytest
 
-from e2e_gateway import Gateway, make_home, two_ports, wait_until
+from e2e_gateway import Gateway, Links, make_home, two_ports, wait_until
 
 SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES") or 0.75)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -33,6 +35,8 @@ CALL_LIMIT_S = 25                    # decision, management and a freeze togethe
 FREEZE_S = 9                         # beyond decision_ms and what a dispatcher may take on top
 WORKERS = [f"{service}-{n}" for service in ("authz", "ratelimit", "keys", "audit") for n in (1, 2)]
 EDGES = ["edge-1", "edge-2"]
+SPOOL_BYTES, SEGMENT_BYTES = 1 << 20, 1 << 17    # small, so that it can be filled
+SETTLED_S = 2                        # after the disk is there again: the edge has told whom it refused
 
 
 class Journal:
@@ -180,8 +184,11 @@ class Load:
 class Nemesis:
     """What goes wrong, in an order that the seed decides."""
 
-    def __init__(self, gateway):
-        self.gateway, self.choice, self.frozen, self.done = gateway, random.Random(SEED), [], collections.Counter()
+    def __init__(self, gateway, links):
+        self.gateway, self.links, self.choice = gateway, links, random.Random(SEED)
+        self.frozen, self.done = [], collections.Counter()
+        self.cuts, self.full = [], []         # (what ends it, when)
+        self.spared = {}                      # name: until when; what it has refused is only in its memory
 
     def store_pid(self, name):
         return int((self.gateway.home / "sv" / name / "supervise" / "pid").read_text())
@@ -192,15 +199,50 @@ class Nemesis:
             self.hit("postgres", signal.SIGQUIT)      # an immediate end, as of a crashed server
         elif luck < 0.10:
             self.hit("redis", signal.SIGSTOP)         # frozen only: its counters are what limits are held against
+        elif luck < 0.22:
+            self.cut(self.choice.choice(Links.NAMES), self.choice.choice(["hold", "drop"]), self.choice.uniform(0.05, 5.0))
+        elif luck < 0.30:
+            self.fill_disk(self.choice.choice(EDGES))
+        elif luck < 0.32 and SECONDS > 120:
+            self.starve()
         else:
             name = self.choice.choice(WORKERS + EDGES)
             how = self.choice.choices([signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], [5, 3, 2])[0]
             self.hit(name, how)
 
+    def cut(self, link, how, span):
+        if any(link == other for other, _ in self.cuts):
+            return
+        self.links.tell(how, link)
+        self.cuts.append((link, time.monotonic() + span))
+        self.done[f"{how} {link}"] += 1
+
+    def fill_disk(self, name):
+        """No file of the edge may grow beyond a size: somewhere in its segment it can write no more."""
+        pid, span, size = self.gateway.pid(name), self.choice.uniform(0.2, 3.0), self.choice.randrange(SEGMENT_BYTES)
+        if pid is None or self.is_spared(name) or any(pid == other for other, _ in self.frozen):
+            return
+        self.links.tell("files", f"{size}:{pid}")
+        self.full.append((pid, time.monotonic() + span))
+        self.spared[name] = time.monotonic() + span + SETTLED_S
+        self.done[f"disk full {name}"] += 1
+
+    def starve(self):
+        """Postgres is out of audit's reach until the spools are at their quota."""
+        if self.cuts or self.frozen:
+            return
+        span = self.choice.uniform(15, 25)
+        self.cut("postgres", "hold", span)
+        for name in EDGES:
+            self.spared[name] = time.monotonic() + span + 5 * SETTLED_S
+
+    def is_spared(self, name):
+        return self.spared.get(name, 0) > time.monotonic()
+
     def hit(self, name, how):
         span = self.choice.uniform(0.05, 3.0)
         pid = self.store_pid(name) if name in ("postgres", "redis") else self.gateway.pid(name)
-        if pid is None or any(pid == other for other, _ in self.frozen):
+        if pid is None or self.is_spared(name) or any(pid == other for other, _ in self.frozen):
             return
         try:
             os.kill(pid, how)
@@ -212,6 +254,14 @@ class Nemesis:
 
     def thaw(self, all_of_them=False):
         now = time.monotonic()
+        for link, until in list(self.cuts):
+            if all_of_them or until <= now:
+                self.cuts.remove((link, until))
+                self.links.tell("heal", link)
+        for pid, until in list(self.full):
+            if all_of_them or until <= now:
+                self.full.remove((pid, until))
+                self.links.tell("files", f"-1:{pid}")
         for pid, until in list(self.frozen):
             if not all_of_them and until > now:
                 continue
@@ -236,6 +286,9 @@ class Nemesis:
 def chaotic():
     home = os.environ.get("CHAOS_HOME")
     instance = Gateway(home or make_home(), int(os.environ.get("CHAOS_PORT", "0")) or two_ports())
+    instance.links = Links(instance.home, EDGES)
+    instance.settings = {**instance.links.settings, "MCPGW_SETTINGS_edge":
+                         f"MCPGW_SPOOL_BYTES={SPOOL_BYTES} MCPGW_SEGMENT_BYTES={SEGMENT_BYTES} {os.environ.get('CHAOS_EDGE', '')}"}
     try:
         instance.up(edge=2, authz=2, ratelimit=2, keys=2, audit=2)
         yield instance
@@ -243,6 +296,7 @@ def chaotic():
         if home is None:
             instance.run("reset", check=False)
             shutil.rmtree(instance.home, ignore_errors=True)
+        instance.links.close()
 
 
 def trail_of(gateway, request_ids):
@@ -291,6 +345,13 @@ def counted(gateway):
         return connection.execute("select sum(requests) from audit.usage").fetchone()[0]
 
 
+def shed(gateway, since):
+    """How many requests the trail says were refused because the spool took nothing."""
+    with gateway.database() as connection:
+        return connection.execute("select coalesce(sum(count), 0) from audit.event where event = 'refused'"
+                                  " and reason = 'audit_unavailable' and time >= %s", [since]).fetchone()[0]
+
+
 def count_events(gateway, event, keys):
     with gateway.database() as connection, connection.cursor() as cursor:
         cursor.execute('select "keyId", count(*) from audit.event where event = %s and "keyId" = any(%s) group by 1', [event, keys])
@@ -302,7 +363,7 @@ def test_whatever_dies_answers_and_trail_agree(chaotic):
     print(f"\nCHAOS_SEED={SEED} CHAOS_MINUTES={SECONDS / 60:g}")
     with chaotic.database() as connection:
         since = connection.execute("select now()").fetchone()[0]
-    nemesis = Nemesis(chaotic)
+    nemesis = Nemesis(chaotic, chaotic.links)
     with Load(chaotic) as load:
         journal = load.journal
         try:
@@ -325,6 +386,8 @@ def test_whatever_dies_answers_and_trail_agree(chaotic):
     assert [row for row, count in rows.items() if count > 1] == [], "an event stands twice"
     assert [(r, journal.answers[r], s) for r, s in statuses.items() if len(s) > journal.attempts[r]] == [], \
         "more events than requests"
+    wait_until(lambda: shed(chaotic, since) >= journal.without_event, 30, "what the spool refused is counted")
+    assert shed(chaotic, since) <= journal.without_event + sum(journal.errors.values()), "more were counted than were refused"
     assert holes_in(chaotic, since) == ([], [])
     assert ends_without_beginning(chaotic, since) == [], "a call reached its server without a decision"
     wait_until(lambda: counted(chaotic) == stored(chaotic), 60, "usage is what the trail holds")

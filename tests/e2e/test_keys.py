@@ -4,6 +4,8 @@ import hashlib
 
 import pytest
 
+from conftest import wait_until
+
 
 def test_a_key_is_shown_once(gateway):
     made = gateway.make_key(name="once", scopes=["read"])
@@ -135,3 +137,30 @@ def test_no_event_holds_a_secret(gateway):
             for table in ("audit.event", "audit.usage", "audit.quarantine", "mcpgw.outbox"):
                 count = connection.execute(f"select count(*) from {table} t where t::text like %s", [f"%{needle}%"]).fetchone()[0]
                 assert count == 0, (table, needle)
+
+
+def test_who_has_a_refused_key_finds_where_it_was_tried_and_nobody_else(gateway):
+    made, reader = gateway.make_key(scopes=["read"]), gateway.make_key(scopes=["read"])
+    assert gateway.call("DELETE", f"/api/v1/keys/{made['id']}").status_code == 200
+    tried = gateway.check(made["key"])
+    assert tried.status_code == 401
+    event = gateway.wait_for_events(1, requestId=tried.json()["requestId"])[0]
+    assert set(event["details"]) == {"presented"} and len(event["details"]["presented"]) == 22
+    digest = base64.urlsafe_b64encode(hashlib.sha256(made["key"].encode()).digest()).decode().rstrip("=")
+    path = f"/api/v1/audit/events?presented={digest}"
+    found = gateway.call("GET", path).json()["items"]
+    assert [item["requestId"] for item in found] == [event["requestId"]]
+    assert gateway.call("GET", path, key=reader["key"]).json()["items"] == []
+    told = gateway.cli("audit", "list", "--json", "--presented", "-", input=made["key"] + "\n")
+    assert told.returncode == 0 and event["requestId"] in told.stdout, told.stderr
+    assert event["requestId"] not in gateway.cli("audit", "list", "--json", "--presented", made["key"] + "x").stdout
+
+
+def test_counters_tell_tiers_apart(gateway):
+    reader = gateway.make_key(scopes=["read"])
+    assert gateway.check(reader["key"]).status_code == 200
+    def ask():
+        told = gateway.call("GET", "/api/v1/stats").json()["lastHour"]["byTier"]
+        return told if {"admin", "api_key"} <= set(told) else None
+    tiers = wait_until(ask, 20, "the counters")
+    assert tiers["admin"] > 0 and tiers["api_key"] > 0

@@ -366,6 +366,18 @@ def test_a_spool_put_back_from_a_copy_is_told(database, edge, service, spool):
     assert audit.events("epoch_reused")[0]["stored_next_seq"] == 11
 
 
+def test_a_tail_that_was_on_disk_and_is_gone_is_told(database, edge, service, spool):
+    audit, spool.serves = start(service, database), False
+    spool.write(10)
+    wait_stored(database, spool)
+    spool.write(10, publish=False)
+    wait_until(lambda: spool.requests, what="the question for what was told")
+    spool.blocks.pop()
+    spool.next_seq = 11
+    cut = wait_until(lambda: audit.events("spool_cut"), what="the alarm")[0]
+    assert (cut["from_seq"], cut["count"]) == (11, 10) and audit.metrics()["mcpgw_audit_cut_total"] == 10
+
+
 def test_postgres_down_and_back(postgres_server, database, edge, service, spool):
     audit = start(service, database)
     spool.write(10)

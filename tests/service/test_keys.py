@@ -708,7 +708,7 @@ def test_the_trail_is_read_through_its_view(api, database):
     for filters, expected in {"tenant=x&event=x&server=x&tool=x&requestId=x": [7, 6, 5, 4, 3, 2, 1], "server=x&user=bob": [6, 5, 4, 3],
                               "tool=other": [], "requestId=other": [], "event=decision": [], "tenant=other": []}.items():
         assert [e["seq"] for e in api.ok("audit_list", query=filters)["items"]] == expected, filters
-    for wrong in ("by=key", "server=", "status=200", "requestId=" + "x" * 65):
+    for wrong in ("by=key", "server=", "status=200", "requestId=" + "x" * 65, "presented=mcp_raw", "presented=" + "A" * 43):
         api.refused(422, "unprocessable", "audit_list", query=wrong)
 
 
@@ -719,8 +719,8 @@ def test_usage_and_counters_are_told_by_what_is_asked(api, database):
                                                        (1, made["id"], "alice", "t1", "", 5), (48, "k2", "bob", "t2", "", 100)):
         database.sql("INSERT INTO audit.usage VALUES (date_trunc('hour', now()) - make_interval(hours => %s), %s, %s, %s, %s, %s, 1, 2, 30, 400)",
                      hours, tenant, user, key, server, requests)
-    database.sql("INSERT INTO audit.pulse VALUES (now() - interval '5 s', 'allowed', 'api_key', 's1', 8, 80),"
-                 " (now() - interval '10 min', 'refused', '', '', 2, 20)")
+    database.sql("INSERT INTO audit.pulse (slot, outcome, auth_method, server, requests, latency_us, tier) VALUES (now() - interval '5 s', 'allowed', 'api_key', 's1', 8, 80, 'admin'),"
+                 " (now() - interval '10 min', 'refused', '', '', 2, 20, '')")
     by_key = api.ok("usage")
     assert [(i["key"], i["requests"]) for i in by_key["items"]] == [(made["id"], 15), ("k2", 7)]
     assert by_key["items"][0]["allTime"] == {"gateway": 15, "betterAuth": 10} and by_key["items"][0]["failed"] == 4
@@ -733,8 +733,10 @@ def test_usage_and_counters_are_told_by_what_is_asked(api, database):
     for wrong in ("by=colour", "by=", "cursor=1.x", "outcome=allowed"):
         api.refused(422, "unprocessable", "usage", query=wrong)
     stats = api.ok("stats")
-    assert stats["lastMinute"] == {"requests": 8, "averageLatencyUs": 10, "byOutcome": {"allowed": 8}, "byMethod": {"api_key": 8}, "byServer": {"s1": 8}}
+    assert stats["lastMinute"] == {"requests": 8, "averageLatencyUs": 10, "byOutcome": {"allowed": 8}, "byMethod": {"api_key": 8}, "byTier": {"admin": 8},
+                                   "byServer": {"s1": 8}}
     assert stats["lastHour"]["byOutcome"] == {"allowed": 8, "refused": 2} and stats["lastHour"]["byMethod"]["none"] == 2
+    assert stats["lastHour"]["byTier"] == {"admin": 8, "none": 2}
 
 
 def test_the_state_is_told(api, database):
