@@ -191,7 +191,7 @@ bool ended_by_claim(struct pending *p, const struct store_effect *effect, bool i
     if (effect->is_unmatched && !is_there)
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
     else if (effect->is_unmatched)
-        answer_err(p, ERR_PRECONDITION, NULL, "", "the key has changed since it was read: read it again");
+        answer_err(p, ERR_PRECONDITION, NULL, "", "it has changed since it was read: read it again");
     return effect->is_unmatched || ended_by_reuse(p, effect->is_foreign);
 }
 

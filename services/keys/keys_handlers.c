@@ -399,12 +399,6 @@ static bool is_same_server(const struct server_row *row, const struct server_fie
         && row->second_factor == fields->second_factor && (strcmp(row->enforce, "observe") == 0) == fields->observes;
 }
 
-/* The statement behind act and claim. */
-static bool has_changed_rows(PGresult *const *results)
-{
-    return strcmp(PQcmdTuples(results[2]), "0") != 0;
-}
-
 static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
 {
     struct pending *p = owner;
@@ -415,10 +409,10 @@ static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresu
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
-    if (ended_by_reuse(p, effect.is_foreign))
-        return;
     is_there = store_read_server(store_object_rows(results, count), 0, &server);
-    if (is_new && is_there && !effect.is_repeat && !has_changed_rows(results)) {
+    if (ended_by_claim(p, &effect, is_there))
+        return;
+    if (is_new && is_there && !effect.is_repeat && !store_has_changed(results, &p->actor)) {
         if (is_same_server(&server, &p->in.server))
             answer_when_applied(p, effect.sequence, 200, keys_json_server(&server));
         else
@@ -427,7 +421,7 @@ static void on_server_changed(void *owner, enum postgres_outcome outcome, PGresu
     }
     if (is_there)
         answer_when_applied(p, effect.sequence, is_new ? 201 : 200, keys_json_server(&server));
-    else if (p->operation == OPERATION_server_delete && (effect.is_repeat || has_changed_rows(results)))
+    else if (p->operation == OPERATION_server_delete && (effect.is_repeat || store_has_changed(results, &p->actor)))
         answer_when_applied(p, effect.sequence, 200, deleted_body("slug", p->object));
     else
         answer_err(p, ERR_NOT_FOUND, NULL, "", "");
@@ -728,13 +722,10 @@ static enum err ask_standing(struct pending *p, json_t **body, const struct view
 /* ERR_MALFORMED: the call does not look at tags, so it must not seem to. */
 static enum err take_match(struct pending *p, const char *field, struct problem *problem)
 {
-    const bool is_bound = p->operation == OPERATION_key_rotate
-                          || (p->operation >= OPERATION_key_update && p->operation <= OPERATION_key_delete);
-
     if (field[0] == '\0')
         return ERR_OK;
-    if (!is_bound)
-        return problem_set(problem, ERR_MALFORMED, "if_match", "", "If-Match is for changes of a key");
+    if (!store_takes_tags(p->operation))
+        return problem_set(problem, ERR_MALFORMED, "if_match", "", "If-Match is for changes of a key, a server or a tenant");
     if (keys_parse_match(field, p->if_match) != ERR_OK)
         return problem_set(problem, ERR_MALFORMED, "if_match", "", "If-Match holds tags in quotes with commas between, or *");
     if (strcmp(p->if_match, "*") != 0)

@@ -72,11 +72,11 @@ json_t *keys_json_key(const struct key_row *key, const char *resource)
 
 json_t *keys_json_server(const struct server_row *server)
 {
-    return json_pack("{s:s, s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:o, s:b, s:s}", "slug", server->slug, "url", server->url, "name",
+    return json_pack("{s:s, s:s, s:o, s:o, s:b, s:s, s:s, s:s, s:o, s:b, s:s, s:s}", "slug", server->slug, "url", server->url, "name",
                      text_or_null(server->name), "tenantId", text_or_null(server->tenant_id), "enabled",
                      server->enabled, "createdAt", server->created_at, "updatedAt", server->updated_at, "upstreamAuth",
                      server->upstream_auth, "resource", text_or_null(server->resource), "secondFactor", server->second_factor,
-                     "enforce", server->enforce);
+                     "enforce", server->enforce, "etag", server->etag);
 }
 
 json_t *keys_json_context(const struct key_row *key, const char *resource)

@@ -48,8 +48,9 @@ enum key_column {
     " CASE WHEN EXISTS (SELECT FROM mcpgw.key q WHERE q.key_id = x.id AND q.revoked_at IS NOT NULL) THEN 'revoked'" \
     " WHEN x.\"expiresAt\" < now() THEN 'expired' WHEN NOT coalesce(x.enabled, true) THEN 'disabled' ELSE 'active' END) "
 #define NEWEST_FIRST(alias) "ORDER BY " alias ".\"createdAt\" DESC, " alias ".id DESC"
+#define SERVER_TAG "md5(ROW(slug, url, name, tenant_id, enabled, upstream_auth, resource, second_factor, enforce)::text)"
 #define SERVER_SELECT "SELECT slug, url, name, tenant_id, enabled, " MOMENT("created_at") ", " MOMENT("updated_at") \
-    ", upstream_auth, resource, second_factor, enforce FROM mcpgw.server "
+    ", upstream_auth, resource, second_factor, enforce, " SERVER_TAG " FROM mcpgw.server "
 
 static const struct postgres_statement statements[] = {
     { "act", "SELECT set_config('mcpgw.source', 'api', true), set_config('mcpgw.event', $1, true),"
@@ -58,11 +59,8 @@ static const struct postgres_statement statements[] = {
              " set_config('mcpgw.address', $6, true), set_config('mcpgw.reason', $7, true)" },
     { "claim", "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at)"
                " VALUES ($1, $2, $3, $4::smallint, $5, $6, now()) ON CONFLICT DO NOTHING" },
-    { "claim_matched", "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at)"
-                       " SELECT $1, $2, $3, $4::smallint, $5, $6, now()"
-                       " WHERE EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)"
-                       " OR EXISTS (SELECT FROM mcpgw.apikey a LEFT JOIN mcpgw.key k ON k.key_id = a.id"
-                       " WHERE a.id = $6 AND " KEY_TAG " = ANY (string_to_array($7, ','))) ON CONFLICT DO NOTHING" },
+    { "key_claim", CLAIM_IF("mcpgw.apikey a LEFT JOIN mcpgw.key k ON k.key_id = a.id WHERE a.id = $6", KEY_TAG) },
+    { "server_claim", CLAIM_IF("mcpgw.server WHERE slug = $6", SERVER_TAG) },
     { "settle", "SET CONSTRAINTS ALL IMMEDIATE" },
     { "effect", "SELECT s.value, r.operation, r.fingerprint, r.attempt, r.object FROM mcpgw.change_sequence s"
                 " LEFT JOIN mcpgw.request r ON r.user_id = $1 AND r.request_id = $2" },
@@ -148,6 +146,7 @@ static const struct postgres_statement statements[] = {
     { "key_delete", "DELETE FROM mcpgw.apikey WHERE id = $4 AND " CLAIMED },
     { "key_delete_side", "DELETE FROM mcpgw.key WHERE key_id = $4 AND " CLAIMED },
 
+    { "server_lock", "SELECT FROM mcpgw.server WHERE slug = $1 FOR UPDATE" },
     { "server_get", SERVER_SELECT "WHERE slug = $1" },
     { "server_list", SERVER_SELECT "WHERE slug > $1 AND ($2::text IS NULL OR tenant_id IS NULL OR tenant_id = $2) ORDER BY slug LIMIT $3::int" },
     { "server_create", "INSERT INTO mcpgw.server (slug, url, name, tenant_id, enabled, upstream_auth, resource, second_factor, enforce,"
@@ -277,8 +276,40 @@ void step_value(struct postgres_step *step, const char *value)
     step->values[step->count++] = value;
 }
 
+/* What a change may be bound to: how its row is locked, and the claim that looks at its tag. */
+struct binding { const char *lock, *claim; };
+
+static struct binding binding_of(uint64_t operation)
+{
+    switch (operation) {
+    case OPERATION_server_update:
+    case OPERATION_server_delete:
+        return (struct binding){ "server_lock", "server_claim" };
+    case OPERATION_tenant_update:
+    case OPERATION_tenant_suspend:
+    case OPERATION_tenant_resume:
+    case OPERATION_tenant_delete:
+        return (struct binding){ "tenant_lock", "tenant_claim" };
+    case OPERATION_key_rotate:
+    case OPERATION_key_update:
+    case OPERATION_key_enable:
+    case OPERATION_key_disable:
+    case OPERATION_key_revoke:
+    case OPERATION_key_delete:
+        return (struct binding){ "key_lock", "key_claim" };
+    default:
+        return (struct binding){ NULL, NULL };
+    }
+}
+
+bool store_takes_tags(uint64_t operation)
+{
+    return binding_of(operation).lock != NULL;
+}
+
 void plan_begin(struct plan *plan, const struct store_actor *actor)
 {
+    const struct binding binding = binding_of(actor->operation);
     struct postgres_step *act = plan_add(plan, "act"), *claim;
 
     step_value(act, actor->event);
@@ -290,8 +321,8 @@ void plan_begin(struct plan *plan, const struct store_actor *actor)
     step_value(act, actor->reason);
     plan->operation = number_of(actor->operation);
     if (actor->if_match != NULL)
-        step_value(plan_add(plan, "key_lock"), actor->object);
-    claim = plan_add(plan, actor->if_match != NULL ? "claim_matched" : "claim");
+        step_value(plan_add(plan, binding.lock), actor->object);
+    claim = plan_add(plan, actor->if_match != NULL ? binding.claim : "claim");
     step_value(claim, actor->user_id);
     step_value(claim, actor->claim_id);
     step_value(claim, actor->attempt);
@@ -647,6 +678,11 @@ void store_read_effect(PGresult *const *results, size_t count, const struct stor
     snprintf(ret_effect->object, sizeof ret_effect->object, "%s", postgres_text(effect, 0, 4));
 }
 
+bool store_has_changed(PGresult *const *results, const struct store_actor *actor)
+{
+    return strcmp(PQcmdTuples(results[actor->if_match != NULL ? 3 : 2]), "0") != 0;
+}
+
 const PGresult *store_object_rows(PGresult *const *results, size_t count)
 {
     return results[count - 1];
@@ -695,6 +731,7 @@ static void read_server(const PGresult *rows, int row, int first, struct server_
         .resource = postgres_text(rows, row, first + 8),
         .second_factor = postgres_flag(rows, row, first + 9),
         .enforce = postgres_text(rows, row, first + 10),
+        .etag = postgres_text(rows, row, first + 11),
     };
 }
 

@@ -36,7 +36,7 @@ struct store_actor {
     const char *user_id, *key_id, *tenant_id, *request_id, *address, *reason;
     const char *fingerprint;       /* of the whole request: the same id with another one is refused */
     const char *claim_id;          /* which use of an id this is: the request id, or what Idempotency-Key says */
-    const char *if_match;          /* tags of the key, with commas between, one of which it must have; NULL: any */
+    const char *if_match;          /* tags, with commas between, one of which the object must have; NULL: any */
     const char *attempt;           /* made anew for every attempt: tells the first effect from a repetition */
     const char *object;            /* id or slug */
 };
@@ -56,7 +56,7 @@ struct key_row {
 struct server_row {
     const char *slug, *url, *name, *tenant_id, *created_at, *updated_at;
     bool enabled;
-    const char *upstream_auth, *resource, *enforce;
+    const char *upstream_auth, *resource, *enforce, *etag;
     bool second_factor;
 };
 /* What a changing transaction left. */
@@ -64,7 +64,7 @@ struct store_effect {
     uint64_t sequence;             /* the newest change number in it: its own, if it changed anything */
     bool is_repeat;                /* the request id had been used before, by the same request */
     bool is_foreign;               /* ... by another request: nothing was done */
-    bool is_unmatched;             /* the key has none of the tags: nothing was done */
+    bool is_unmatched;             /* the object has none of the tags: nothing was done */
     char object[129];              /* what the first call made */
 };
 struct store_request {             /* an earlier use of the request id */
@@ -150,6 +150,10 @@ const PGresult *store_object_rows(PGresult *const *results,
 
 bool store_read_key(const PGresult *rows, int row, struct key_row *ret_key);          /* false: no such row */
 bool store_read_server(const PGresult *rows, int row, struct server_row *ret_server);
+/* Did the first statement behind the claim change a row? */
+bool store_has_changed(PGresult *const *results, const struct store_actor *actor);
+/* May a change of this kind be bound to tags? */
+bool store_takes_tags(uint64_t operation);
 void store_read_request(const PGresult *rows, struct store_request *ret_request);
 void store_read_standing(const PGresult *rows, struct standing *ret_standing);
 void store_read_subject(const PGresult *rows, struct store_subject *ret_subject);

@@ -19,6 +19,11 @@ struct store {
 #define NOW_MS         "date_trunc('milliseconds', now())"
 /* The claim of this very attempt: without it a statement does nothing, because an earlier one did it. */
 #define CLAIMED        "EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2 AND r.attempt = $3)"
+/* The claim of a change that is bound to tags ($7, with commas between): only to an object that has one of them, or for a repetition. */
+#define CLAIM_IF(object, tag) \
+    "INSERT INTO mcpgw.request (user_id, request_id, attempt, operation, fingerprint, object, at) SELECT $1, $2, $3, $4::smallint, $5, $6, now()" \
+    " WHERE EXISTS (SELECT FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)" \
+    " OR EXISTS (SELECT FROM " object " AND " tag " = ANY (string_to_array($7, ','))) ON CONFLICT DO NOTHING"
 #define CURSOR_MOMENT(us) "(timestamptz 'epoch' + " us "::bigint * interval '1 microsecond')"
 
 #define STORE_STATEMENTS_MAX 128u    /* in all tables together */
@@ -38,7 +43,7 @@ struct plan {
 
 struct postgres_step *plan_add(struct plan *plan, const char *statement);
 void step_value(struct postgres_step *step, const char *value);
-/* A change that is bound to tags locks the key before it claims the id; without one of them it claims nothing. */
+/* A change that is bound to tags locks its object before it claims the id; without one of them it claims nothing. */
 void plan_begin(struct plan *plan, const struct store_actor *actor);
 /* A statement whose first three parameters are the claim. */
 struct postgres_step *plan_claimed(struct plan *plan, const char *statement, const struct store_actor *actor);

@@ -42,7 +42,7 @@ static json_t *limit_or_none(int64_t requests, int64_t window_s)
 
 static json_t *json_of(const struct tenant_row *row)
 {
-    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:o}, s:s, s:s}", "id", row->id, "slug",
+    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:o}, s:s, s:s, s:s}", "id", row->id, "slug",
                      row->slug, "name", text_or_none(row->name), "state", row->is_suspended ? "suspended" : "active",
                      "suspendedReason", text_or_none(row->suspended_reason), "organization", row->is_organization,
                      "policy", "maxKeyLife", number_or_none(row->max_life_s), "maxKeys", number_or_none(row->max_keys),
@@ -50,13 +50,7 @@ static json_t *json_of(const struct tenant_row *row)
                      "idleAfter", number_or_none(row->idle_after_s), "limits", "tenant",
                      limit_or_none(row->limit_requests, row->limit_window_s), "perUser",
                      limit_or_none(row->user_limit_requests, row->user_limit_window_s), "createdAt", row->created_at, "updatedAt",
-                     row->updated_at);
-}
-
-/* The statement behind act and claim. */
-static bool has_changed_rows(PGresult *const *results)
-{
-    return strcmp(PQcmdTuples(results[2]), "0") != 0;
+                     row->updated_at, "etag", row->etag);
 }
 
 static void answer_creation(struct pending *p, const struct store_effect *effect, bool has_changed,
@@ -80,12 +74,12 @@ static void on_tenant_changed(void *owner, enum postgres_outcome outcome, PGresu
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_effect(results, count, &p->actor, &effect);
-    if (ended_by_reuse(p, effect.is_foreign))
-        return;
     is_there = store_read_tenant(store_object_rows(results, count), 0, &tenant);
-    has_done = effect.is_repeat || has_changed_rows(results);
+    if (ended_by_claim(p, &effect, is_there))
+        return;
+    has_done = effect.is_repeat || store_has_changed(results, &p->actor);
     if (p->operation == OPERATION_tenant_create)
-        answer_creation(p, &effect, has_changed_rows(results), is_there ? &tenant : NULL);
+        answer_creation(p, &effect, store_has_changed(results, &p->actor), is_there ? &tenant : NULL);
     else if (p->operation == OPERATION_tenant_delete && !is_there && has_done)
         answer_when_applied(p, effect.sequence, 200, json_pack("{s:s, s:b}", "id", p->object, "deleted", 1));
     else if (!is_there)

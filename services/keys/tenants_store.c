@@ -5,19 +5,23 @@
 
 #include "services/keys/store_plan.h"
 
+#define TENANT_TAG "md5(ROW(id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s," \
+    " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s)::text)"
 #define TENANT_COLUMNS \
     "id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, " \
     "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, " \
-    MOMENT("created_at") ", " MOMENT("updated_at")
+    MOMENT("created_at") ", " MOMENT("updated_at") ", " TENANT_TAG
 enum tenant_column {
     TENANT_id, TENANT_slug, TENANT_name, TENANT_state, TENANT_suspended_reason, TENANT_is_organization, TENANT_max_life_s,
     TENANT_max_keys, TENANT_scopes, TENANT_rotate_after_s, TENANT_idle_after_s, TENANT_limit_requests, TENANT_limit_window_s, TENANT_user_limit_requests,
-    TENANT_user_limit_window_s, TENANT_created_at, TENANT_updated_at
+    TENANT_user_limit_window_s, TENANT_created_at, TENANT_updated_at, TENANT_etag
 };
 /* A number of the policy: is it named, and what it is from now on. */
 #define POLICY(column, type, named, value) column " = CASE WHEN " named "::boolean THEN " value "::" type " ELSE " column " END"
 
 const struct postgres_statement tenants_statements[] = {
+    { "tenant_lock", "SELECT FROM mcpgw.tenant WHERE id = $1 FOR UPDATE" },
+    { "tenant_claim", CLAIM_IF("mcpgw.tenant WHERE id = $6", TENANT_TAG) },
     { "tenant_get", "SELECT " TENANT_COLUMNS " FROM mcpgw.tenant WHERE id = $1" },
     { "tenant_list", "SELECT " TENANT_COLUMNS " FROM mcpgw.tenant WHERE slug > $1 AND ($2::text IS NULL OR id = $2) ORDER BY slug LIMIT $3::int" },
     { "tenant_created", "SELECT " TENANT_COLUMNS " FROM mcpgw.tenant"
@@ -155,7 +159,7 @@ bool store_read_tenant(const PGresult *rows, int row, struct tenant_row *ret_ten
 #define TEXT(column) postgres_text(rows, row, TENANT_##column)
     *ret_tenant = (struct tenant_row){
         .id = TEXT(id), .slug = TEXT(slug), .name = TEXT(name), .suspended_reason = TEXT(suspended_reason),
-        .scopes = TEXT(scopes), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at),
+        .scopes = TEXT(scopes), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at), .etag = TEXT(etag),
         .is_suspended = strcmp(TEXT(state), "suspended") == 0,
         .is_organization = postgres_flag(rows, row, TENANT_is_organization),
         .max_life_s = postgres_i64(rows, row, TENANT_max_life_s), .max_keys = postgres_i64(rows, row, TENANT_max_keys),

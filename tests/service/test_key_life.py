@@ -326,6 +326,33 @@ def test_a_change_bound_to_a_tag_is_made_to_that_state_only(api, database):
     api.ok("key_delete", object=made["id"], if_match="*")
 
 
+@pytest.mark.parametrize("kind, make, other, changes", [
+    ("server", {"slug": "s", "url": "http://127.0.0.1:1/"}, {"enabled": False}, [("update", {"name": "n"}), ("delete", None)]),
+    ("tenant", {"slug": "t"}, {"name": "other"}, [("update", {"name": "n"}), ("suspend", None), ("resume", None), ("delete", None)]),
+])
+def test_changes_of_servers_and_tenants_are_bound_to_tags_too(api, database, kind, make, other, changes):
+    made = api(f"{kind}_create", body=make)
+    id = made.json["slug" if kind == "server" else "id"]
+    assert made["etag"] == f'"{made.json["etag"]}"' == api(f"{kind}_get", object=id)["etag"]
+    changed = api(f"{kind}_update", object=id, body=other, if_match=made["etag"])
+    assert changed["status"] == 200 and changed["etag"] != made["etag"]
+    before = database.sql("SELECT value FROM mcpgw.change_sequence")
+    for what, body in changes:
+        for tags in (made["etag"], f'W/{changed["etag"]}'):
+            api.refused(412, "precondition_failed", f"{kind}_{what}", object=id, body=body, if_match=tags)
+        api.refused(404, "not_found", f"{kind}_{what}", object="gone", body=body, if_match=made["etag"])
+    assert api(f"{kind}_get", object=id)["etag"] == changed["etag"] and database.sql("SELECT value FROM mcpgw.change_sequence") == before
+    assert [item["etag"] for item in api.ok(f"{kind}_list")["items"]] == [changed.json["etag"]]
+    api.refused(400, "if_match", f"{kind}_create", body=make, if_match=made["etag"])
+    last = changed
+    for what, body in changes:
+        repeated = {"object": id, "body": body, "if_match": f'"x", {last["etag"]}', "request_id": what}
+        api.ok(f"{kind}_{what}", **repeated)
+        api.ok(f"{kind}_{what}", **repeated)    # the first answer was lost: it is no other state that this asks for
+        last = last if what == "delete" else api(f"{kind}_get", object=id)
+    api.refused(404, "not_found", f"{kind}_get", object=id)
+
+
 def test_a_list_is_narrowed_by_what_is_asked(api, database):
     keys = {name: api.create(who, name=name, scopes=["read"], expiresIn=expiry)["id"] for name, who, expiry in (
         ("ci-1", ALICE, 3600), ("ci-2", BOB, None), ("dev", ALICE, 86400 * 30))}
