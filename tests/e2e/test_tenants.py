@@ -28,6 +28,27 @@ def test_suspending_a_tenant_refuses_it_everywhere_and_ends_its_streams(gateway)
     assert "E2E" in gateway.cli("tenant", "list").stdout
 
 
+def test_a_tenants_limits_are_felt_changed_and_taken_back(gateway):
+    tenant = json.loads(gateway.cli("tenant", "create", "limited", "--limit", "3/1h", "--json").stdout)["id"]
+    keys = [gateway.make_key(scopes=["read", "proxy"], tenantId=tenant)["key"] for _ in range(2)]
+    told = [gateway.check(key) for key in (keys[0], keys[1], keys[0], keys[1])]
+    assert [answer.status_code for answer in told] == [200, 200, 200, 429]
+    assert told[0].headers["RateLimit-Policy"] == '"tenant";q=3;w=3600' and told[0].headers["X-RateLimit-Remaining"] == "2"
+    assert told[3].json()["policy"] == "tenant" and int(told[3].headers["Retry-After"]) > 3000 and "tenant" in told[3].json()["detail"]
+    assert gateway.cli("tenant", "update", tenant, "--limit", "5/1h").returncode == 0           # returns when all have applied it
+    assert [gateway.check(key).status_code for key in (keys[0], keys[1], keys[0])] == [200, 200, 429]
+    assert gateway.cli("tenant", "update", tenant, "--limit", "none", "--user-limit", "2/1h").returncode == 0
+    told = [gateway.check(key) for key in (keys[0], keys[1], keys[0])]
+    assert [answer.status_code for answer in told] == [200, 200, 429] and told[2].json()["policy"] == "user"
+    assert gateway.call("POST", "/mcp/example", key=keys[0], json={}).json()["error"]["data"]["policy"] == "user"
+    assert gateway.cli("tenant", "update", tenant, "--user-limit", "none").returncode == 0
+    answer = gateway.check(keys[0])
+    assert answer.status_code == 200 and answer.headers["RateLimit-Policy"].startswith('"api_key";q=1000')
+    assert answer.headers["X-RateLimit-Remaining"] == "995"                                  # what was refused was not spent
+    assert gateway.cli("tenant", "update", tenant, "--limit", "many").returncode == 2
+    assert gateway.cli("tenant", "update", "user:admin", "--limit", "1/1h").returncode == 1
+
+
 def test_a_users_own_tenant_is_named_with_its_colon(gateway):
     assert gateway.cli("tenant", "create", "somebody", "--id", "user:somebody").returncode == 0
     assert gateway.call("GET", "/api/v1/tenants/user:somebody").json()["slug"] == "somebody"
