@@ -1,4 +1,4 @@
-/* token.c - mcpgw token explain: which check accepts or refuses an access token, and what to change. */
+/* token.c - mcpgw token: which check accepts or refuses an access token, and how one is ended before its time. */
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 #include "cli/api.h"
 #include "cli/environment.h"
 #include "cli/output.h"
+#include "cli/show.h"
 #include "common/cleanup.h"
 #include "common/config.h"
 #include "common/token.h"
@@ -48,7 +49,7 @@ static const char *read_token(char *text, size_t *ret_size)
         token += 7 + strspn(token + 7, " ");
     *ret_size = size - (size_t)(token - text);
     if (*ret_size == 0)
-        complain("standard input holds no token: mcpgw token explain < token.txt");
+        complain("standard input holds no token: < token.txt");
     return *ret_size > 0 ? token : NULL;
 }
 
@@ -297,6 +298,66 @@ static enum exit_code token_explain_command(struct cli *cli, const struct argume
     return json_is_true(json_object_get(answer, "accepted")) ? EXIT_DONE : EXIT_REFUSED;
 }
 
+/* ---- tokens that are refused by name ----------------------------------------------------------------- */
+
+static enum exit_code token_revoke_command(struct cli *cli, const struct arguments *arguments)
+{
+    OWNED(text_wipe) char *text = calloc(1, TYPED_MAX + 1);
+    const char *id = arguments_value(arguments, "id"), *subject = arguments_value(arguments, "subject");
+    const char *token = NULL;
+    size_t size;
+
+    if (text == NULL)
+        return EXIT_REFUSED;
+    if ((id != NULL || subject != NULL) && arguments_value(arguments, "issuer") == NULL) {
+        complain("--issuer: write the name of the token's issuer; mcpgw issuer list shows them");
+        return EXIT_MISUSE;
+    }
+    if (id == NULL && subject == NULL && (token = read_token(text, &size)) == NULL)
+        return EXIT_MISUSE;
+    OWNED(json_destroy) json_t *body = json_pack("{s:s*, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*}", "token", token, "issuer",
+                                                 arguments_value(arguments, "issuer"), "id", id, "subject", subject, "issuedBefore",
+                                                 arguments_value(arguments, "issued-before"), "expiresAt",
+                                                 arguments_value(arguments, "expires-at"), "reason", arguments_value(arguments, "reason"));
+
+    if (body == NULL) {
+        complain("the token or an option is no UTF-8 text");
+        return EXIT_MISUSE;
+    }
+    return show_call(cli, "POST", "/api/v1/tokens/revoke", body);
+}
+
+static enum exit_code token_revoked_command(struct cli *cli, const struct arguments *arguments)
+{
+    static const struct table_column columns[] = {
+        { "ID", "id" }, { "KIND", "kind" }, { "ISSUER", "issuer" }, { "VALUE", "value" }, { "ISSUED BEFORE", "issuedBefore" },
+        { "UNTIL", "expiresAt" }, { "BY", "createdBy" }, { "REASON", "reason" }, { 0 }
+    };
+
+    (void)arguments;
+    return show_list(cli, "/api/v1/tokens/revoked?limit=100", 1000000, columns);
+}
+
+static enum exit_code token_restore_command(struct cli *cli, const struct arguments *arguments)
+{
+    char path[200];
+
+    if (*arguments->positional[0] == '\0' || !api_path(path, sizeof path, "tokens/revoked", arguments->positional[0], "")) {
+        complain("%.60s is no id; mcpgw token revoked shows them", arguments->positional[0]);
+        return EXIT_MISUSE;
+    }
+    return show_call(cli, "DELETE", path, NULL);
+}
+
+static const struct option_row revoke_options[] = {
+    { "issuer", "NAME", "whose token it is; a token on standard input says so itself" },
+    { "id", "TEXT", "the token's jti or uti" },
+    { "subject", "TEXT", "all tokens of this subject (what the issuer's user_claim names)" },
+    { "issued-before", "TIME", "with --subject: those issued until then, as in RFC 3339 (default now)" },
+    { "expires-at", "TIME", "forget it then (default: when the token expires, else in a year)" },
+    { "reason", "TEXT", "kept with it and in the trail" },
+    { 0 }
+};
 static const struct option_row options[] = {
     { "server", "SLUG", "judge it for this server; without: for any resource of the gateway" },
     { "jwks", "FILE", "judge it here, with this key set, asking nobody" },
@@ -314,5 +375,12 @@ const struct command token_commands[] = {
       "  mcpgw token explain --jwks keys.json --issuer https://auth.example --audience https://gw.example/mcp/example \\\n"
       "      --algorithms RS256,EdDSA < token.txt\n",
       options, 0, 0, false, token_explain_command },
+    { "token", "revoke", "", "refuse an access token from now on: the one on standard input, one by its id, or all of a subject",
+      "  mcpgw token revoke --reason 'found in a log' < token.txt\n"
+      "  mcpgw token revoke --issuer corp --id 5f0c2c1e\n"
+      "  mcpgw token revoke --issuer corp --subject alice --issued-before 2026-11-22T12:00:00Z\n",
+      revoke_options, 0, 0, true, token_revoke_command },
+    { "token", "revoked", "", "access tokens that are refused so, newest first", "  mcpgw token revoked\n", NULL, 0, 0, true, token_revoked_command },
+    { "token", "restore", "ID", "judge them as others again", "  mcpgw token restore ID\n", NULL, 1, 1, true, token_restore_command },
     { 0 }
 };

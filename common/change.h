@@ -10,6 +10,7 @@ enum change_kind {
     CHANGE_SERVER = 5,     /* server (slug) */
     CHANGE_ALL = 6,        /* a bulk change: forget everything */
     CHANGE_ISSUER = 7,     /* server holds the issuer's name: its key set is another one */
+    CHANGE_BOND = 9,       /* key_id holds a name of common/token.h's token_bond(): what it stands for ended */
     CHANGE_NOTICE = 8      /* an event of the trail: no verdict depends on it.  With a digest: a key that had no uses left has some again,
                               so that whoever keeps "none left" forgets that */
 };

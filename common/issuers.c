@@ -51,14 +51,17 @@ const struct issuer *issuers_named(const struct issuers *issuers, const char *na
 
 const struct issuer *issuers_of_opaque(const struct issuers *issuers, const char *text, size_t size)
 {
+    const struct issuer *found = NULL;
+
     for (size_t i = 0; i < issuers->count; i++) {
         const struct issuer *issuer = &issuers->list[i];
         const size_t length = strlen(issuer->opaque_prefix);
 
-        if (issuer->opaque != OPAQUE_REFUSE && size > length && memcmp(text, issuer->opaque_prefix, length) == 0)
-            return issuer;
+        if (issuer->opaque == OPAQUE_INTROSPECT && size > length && memcmp(text, issuer->opaque_prefix, length) == 0
+            && (found == NULL || length > strlen(found->opaque_prefix)))
+            found = issuer;
     }
-    return NULL;
+    return found;
 }
 
 static bool is_directory_accepted(const struct issuer *issuer, const char *directory)

@@ -129,7 +129,8 @@ void issuers_destroy(struct issuers **issuers);    /* erases the secrets */
 void issuer_set_defaults(struct issuer *issuer, enum issuer_preset preset);
 
 const struct issuer *issuers_named(const struct issuers *issuers, const char *name);    /* NULL: none */
-/* The issuer that is asked about a value that is no JWT: the first whose opaque_prefix it has.  NULL: none. */
+/* Whose introspection endpoint is shown a value that is no JWT: of those with `opaque: introspect` the one with the longest
+ * opaque_prefix that it begins with.  NULL: nobody's. */
 const struct issuer *issuers_of_opaque(const struct issuers *issuers, const char *text, size_t size);
 const char *issuer_preset_text(enum issuer_preset preset);
 bool issuer_is_entra(const struct issuer *issuer);

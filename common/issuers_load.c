@@ -897,6 +897,10 @@ static enum err check_apart(const struct load *load, const struct issuers *issue
 
         if (strcmp(other->name, load->issuer->name) == 0)
             return refuse(load, node, "name", "another entry has it; names are unique");
+        if (other->opaque == OPAQUE_INTROSPECT && load->issuer->opaque == OPAQUE_INTROSPECT
+            && strcmp(other->opaque_prefix, load->issuer->opaque_prefix) == 0)
+            return refuse(load, node, "opaque_prefix", "%s has the same, so its tokens would be shown to this server and this one's to "
+                          "that: write how this issuer's tokens begin", other->name);
         if (strcmp(other->issuer, load->issuer->issuer) == 0)
             return refuse(load, node, "issuer", "%s has the same; one entry judges an issuer's tokens", other->name);
     }

@@ -23,6 +23,7 @@
 #define JOSE_SIGNATURE_MAX 1024u      /* RSA with 8192 bits */
 #define JOSE_RSA_BITS_MIN  2048
 #define JOSE_RSA_BITS_MAX  8192
+#define JOSE_THUMBPRINT_SIZE 44u      /* RFC 7638 with SHA-256, base64url, and the NUL */
 #define JOSE_TRIES_MAX     4u         /* keys of one `kid` that are tried */
 
 enum jose_algorithm {
@@ -98,9 +99,12 @@ struct jose_key_rule {
     const char *directory;             /* stands for {tenantid} in the key's `issuer` */
 };
 
-/* JOSE_FINE, or ALGORITHM, KEY_ID_MISSING, KEY_UNKNOWN, KEY_MISMATCH, KEY_ISSUER, SIGNATURE.  `algorithms`: bits. */
+/*
+ * JOSE_FINE, or ALGORITHM, KEY_ID_MISSING, KEY_UNKNOWN, KEY_MISMATCH, KEY_ISSUER, SIGNATURE.  `algorithms`: bits.
+ * ret_thumbprint (may be NULL): of the key that signed it.
+ */
 enum jose_reason jose_token_verify(const struct jose_token *token, struct jose_keys *keys, unsigned algorithms,
-                                   const struct jose_key_rule *rule) MUST_CHECK;
+                                   const struct jose_key_rule *rule, char ret_thumbprint[JOSE_THUMBPRINT_SIZE]) MUST_CHECK;
 
 /* A claim by name; a dotted path (realm_access.roles) where there is no claim of the whole name.  NULL: absent. */
 json_t *jose_claim(const json_t *claims, const char *name);

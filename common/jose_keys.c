@@ -22,6 +22,7 @@
 #define EC_DER_MAX    (2 * (EC_HALF_MAX + 3) + 3)
 #define MEMBER_MAX    1025u    /* a modulus of 8192 bits that carries a zero byte in front */
 #define EXPONENT_MAX  4u
+#define THUMBPRINT_TEXT (2 * MEMBER_MAX * 4 / 3 + 80)    /* RSA: e is read with n's limit */
 
 enum family { FAMILY_RSA, FAMILY_PSS, FAMILY_EC, FAMILY_ED };
 
@@ -38,6 +39,7 @@ struct key {
     size_t kid_length;
     bool has_kid;
     char issuer[KEY_ISSUER + 1];         /* "": none */
+    char thumbprint[JOSE_THUMBPRINT_SIZE];
     unsigned algorithms;                 /* that this key may be used with */
     size_t signature_size;               /* exactly */
     EVP_PKEY *public_key;
@@ -249,6 +251,27 @@ static const char *bind_algorithm(const json_t *jwk, struct key *key)
     return NULL;
 }
 
+/* RFC 7638 3, of a key that was read: its members are base64url or known words, so nothing in them needs an escape. */
+static void name_key(const json_t *jwk, struct key *key)
+{
+    const char *kind = json_string_value(json_object_get(jwk, "kty")), *curve = json_string_value(json_object_get(jwk, "crv"));
+    const char *x = json_string_value(json_object_get(jwk, "x"));
+    char text[THUMBPRINT_TEXT];
+    uint8_t digest[DIGEST_SIZE];
+    int size;
+
+    if (strcmp(kind, "RSA") == 0)
+        size = snprintf(text, sizeof text, "{\"e\":\"%s\",\"kty\":\"RSA\",\"n\":\"%s\"}",
+                        json_string_value(json_object_get(jwk, "e")), json_string_value(json_object_get(jwk, "n")));
+    else if (strcmp(kind, "EC") == 0)
+        size = snprintf(text, sizeof text, "{\"crv\":\"%s\",\"kty\":\"EC\",\"x\":\"%s\",\"y\":\"%s\"}", curve, x,
+                        json_string_value(json_object_get(jwk, "y")));
+    else
+        size = snprintf(text, sizeof text, "{\"crv\":\"%s\",\"kty\":\"OKP\",\"x\":\"%s\"}", curve, x);
+    digest_sha256(text, (size_t)size, digest);
+    base64url_encode(digest, sizeof digest, key->thumbprint);
+}
+
 static const char *read_key(const json_t *jwk, struct key *key)
 {
     static const char *const secrets[] = { "d", "p", "q", "dp", "dq", "qi", "oth", "k" };
@@ -270,7 +293,11 @@ static const char *read_key(const json_t *jwk, struct key *key)
         why = read_ed(jwk, key);
     if (why == NULL)
         why = bind_algorithm(jwk, key);
-    return why != NULL ? why : read_names(jwk, key);
+    if (why == NULL)
+        why = read_names(jwk, key);
+    if (why == NULL)
+        name_key(jwk, key);
+    return why;
 }
 
 /* ---- the set ----------------------------------------------------------------------------------------- */
@@ -545,7 +572,7 @@ static size_t count_fitting(const struct jose_keys *keys, unsigned bit)
 }
 
 enum jose_reason jose_token_verify(const struct jose_token *token, struct jose_keys *keys, unsigned algorithms,
-                                   const struct jose_key_rule *rule)
+                                   const struct jose_key_rule *rule, char ret_thumbprint[JOSE_THUMBPRINT_SIZE])
 {
     const unsigned bit = 1u << token->algorithm;
     enum jose_reason reason = token->kid == NULL ? JOSE_KEY_ID_MISSING : JOSE_KEY_UNKNOWN;
@@ -569,8 +596,11 @@ enum jose_reason jose_token_verify(const struct jose_token *token, struct jose_k
             continue;
         }
         tries++;
-        if (verify_with(keys, key, token))
+        if (verify_with(keys, key, token)) {
+            if (ret_thumbprint != NULL)
+                memcpy(ret_thumbprint, key->thumbprint, JOSE_THUMBPRINT_SIZE);
             return JOSE_FINE;
+        }
         reason = JOSE_SIGNATURE;
         ERR_clear_error();
     }

@@ -215,6 +215,23 @@ static enum jose_reason check_algorithm(struct judging *judging)
     return (judging->context.issuer->algorithms >> judging->token.algorithm & 1) != 0 ? JOSE_FINE : JOSE_ALGORITHM;
 }
 
+void token_bond(enum token_bond bond, const char *issuer, const char *value, char ret_name[TOKEN_BOND_SIZE])
+{
+    static const char *const kinds[TOKEN_BONDS] = { "signer", "token", "subject" };
+    char text[ISSUER_NAME_MAX + 300], encoded[DIGEST_TEXT_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+    const int size = snprintf(text, sizeof text, "%s\n%.*s\n%.255s", kinds[bond], (int)ISSUER_NAME_MAX, issuer, value);
+
+    digest_sha256(text, (size_t)size, digest);
+    base64url_encode(digest, 16, encoded);
+    memcpy(ret_name, encoded, TOKEN_BOND_SIZE);
+}
+
+void token_bond_of(const char *issuer, const char *value, char ret_name[TOKEN_BOND_SIZE])
+{
+    token_bond(BOND_TOKEN, strncmp(value, TOKEN_BY_DIGEST, strlen(TOKEN_BY_DIGEST)) == 0 ? "" : issuer, value, ret_name);
+}
+
 /* Keys of a Microsoft set are always marked with the issuer's v2 form, those of the v1 endpoint not at all. */
 static enum jose_reason verify(struct judging *judging, struct jose_keys *keys)
 {
@@ -229,7 +246,7 @@ static enum jose_reason verify(struct judging *judging, struct jose_keys *keys)
         rule.issuer[1] = second;
         rule.directory = directory;
     }
-    return jose_token_verify(&judging->token, keys, issuer->algorithms, &rule);
+    return jose_token_verify(&judging->token, keys, issuer->algorithms, &rule, judging->context.signer);
 }
 
 static enum jose_reason check_signature(struct judging *judging)
@@ -764,6 +781,26 @@ enum jose_reason token_judge(const struct token_question *question, struct token
         *ret_context = judging.context;
     if (ret_issuer != NULL && (reason == JOSE_KEYS_MISSING || reason == JOSE_KEY_UNKNOWN))
         *ret_issuer = judging.context.issuer;
+    return reason;
+}
+
+enum jose_reason token_identify(const struct token_question *question, struct token_context *ret_context)
+{
+    struct judging judging = { .question = question };
+    enum jose_reason reason = check_shape(&judging);
+    int64_t expires_s;
+
+    if (reason == JOSE_FINE)
+        reason = check_issuer(&judging);
+    if (reason == JOSE_FINE)
+        reason = check_client(&judging);
+    if (reason == JOSE_CLIENT)
+        reason = JOSE_FINE;
+    if (reason == JOSE_FINE && jose_claim_time(judging.claims, "exp", &expires_s) == ERR_OK)
+        judging.context.expires_s = expires_s + (int64_t)judging.context.issuer->leeway_s;
+    jose_token_wipe(&judging.token);
+    if (reason == JOSE_FINE)
+        *ret_context = judging.context;
     return reason;
 }
 

@@ -36,6 +36,7 @@ struct token_context {
     char tenant_id[81];                        /* "": the issuer's rules name none */
     char client_id[129], session_id[65];       /* sid; "": none */
     char token_id[129];                        /* jti or uti */
+    char signer[JOSE_THUMBPRINT_SIZE];         /* of the key that signed it; "": it is opaque */
     uint64_t scopes;                           /* closed */
     enum tier tier;
     int64_t expires_s;                         /* from then on it is refused: exp and the leeway; 0: not said (introspection only) */
@@ -43,6 +44,20 @@ struct token_context {
     bool second_factor;
     struct token_audience audience;
 };
+
+/*
+ * What may end a token before its time: the key that signed it, the token itself, all of its subject's.  Each has a name, the
+ * same wherever it is spoken of (mcpgw.bond() in Postgres, key_id of a CHANGE_BOND, `bonds` of a verdict).
+ */
+enum token_bond { BOND_SIGNER, BOND_TOKEN, BOND_SUBJECT, TOKEN_BONDS };
+#define TOKEN_BOND_SIZE 23u       /* base64url of 16 bytes of a SHA-256, and the NUL */
+
+/* value: the key's RFC 7638 thumbprint; jti or uti; what user_claim names.  issuer: its name in the settings. */
+/* A token without jti and uti, and every opaque one, is known by its digest, of whichever issuer it is. */
+#define TOKEN_BY_DIGEST "sha256:"
+/* Of a token: by jti or uti, or by TOKEN_BY_DIGEST and base64url. */
+void token_bond_of(const char *issuer, const char *value, char ret_name[TOKEN_BOND_SIZE]);
+void token_bond(enum token_bond bond, const char *issuer, const char *value, char ret_name[TOKEN_BOND_SIZE]);
 
 struct token_question {
     const struct issuers *issuers;
@@ -57,6 +72,9 @@ struct token_question {
  * *ret_issuer (may be NULL): the issuer whose keys are lacking or too old, with KEYS_MISSING and KEY_UNKNOWN. */
 enum jose_reason token_judge(const struct token_question *question, struct token_context *ret_context,
                              const struct issuer **ret_issuer) MUST_CHECK;
+
+/* Whose it claims to be and which (issuer, token_id, expires_s; 0: not said), without a look at its signature. */
+enum jose_reason token_identify(const struct token_question *question, struct token_context *ret_context) MUST_CHECK;
 
 /* Is this (cached) token for that server?  Compares texts only. */
 bool token_serves(const struct token_context *context, const struct issuers *issuers, const char *server);

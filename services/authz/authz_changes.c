@@ -148,6 +148,9 @@ static bool remember_row(struct changes *changes, const struct change_row *row)
     case CHANGE_ISSUER:
         remember(changes, 0, SUBJECT_ISSUER, row->server);
         return row->server[0] != '\0';
+    case CHANGE_BOND:
+        remember(changes, 0, SUBJECT_BOND, row->key_id);
+        return row->key_id[0] != '\0';
     case CHANGE_NOTICE:
         remember(changes, 0, SUBJECT_USES, row->digest[0] != '\0' ? row->key_id : "");
         return true;

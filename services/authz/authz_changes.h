@@ -23,7 +23,9 @@
 struct changes;
 
 /* What a change may name.  A user's id and an organization's may be the same text. */
-enum subject { SUBJECT_DIGEST = 1, SUBJECT_KEY, SUBJECT_USER, SUBJECT_TENANT, SUBJECT_SESSION, SUBJECT_ISSUER, SUBJECT_ACCOUNT, SUBJECT_USES };
+enum subject {
+    SUBJECT_DIGEST = 1, SUBJECT_KEY, SUBJECT_USER, SUBJECT_TENANT, SUBJECT_SESSION, SUBJECT_ISSUER, SUBJECT_ACCOUNT, SUBJECT_USES, SUBJECT_BOND
+};
 
 /* One row of mcpgw.change; texts are "" where the row has NULL. */
 struct change_row {

@@ -1,5 +1,6 @@
 #include "services/authz/authz_identities.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +14,14 @@
 struct identities {
     struct identities_options options;
     struct postgres *postgres;
-    keysets_fn *keysets_fn;
+    keysets_fn *keysets_fn, *states_fn;
     void *keysets_owner;
 };
 
 enum principal_column {
     P_SEQUENCE, P_EXISTS, P_BANNED, P_SECOND_FACTOR, P_COUNT, P_ORGANIZATION_ID, P_ROLES, P_LIVES, P_SUSPENDED, P_MEMBER,
-    P_LINKED, P_LINKED_COUNT, P_DEPARTED, P_TENANT_REQUESTS, P_TENANT_WINDOW_S, P_USER_REQUESTS, P_USER_WINDOW_S
+    P_LINKED, P_LINKED_COUNT, P_DEPARTED, P_TENANT_REQUESTS, P_TENANT_WINDOW_S, P_USER_REQUESTS, P_USER_WINDOW_S,
+    P_ENDED, P_SESSION_ENDS_US
 };
 enum session_column { S_SESSION_ID, S_USER_ID, S_EXPIRES_US, S_ORGANIZATION_ID };
 enum opaque_column { O_CLIENT_ID, O_USER_ID, O_SESSION_ID, O_SCOPES, O_AUDIENCES, O_EXPIRES_US, O_ENDED };
@@ -34,11 +36,13 @@ static const struct postgres_statement statements[] = {
       "SELECT q.value, p.user_id IS NOT NULL, coalesce(p.banned, false),"
       " coalesce(p.second_factor, false) AND mcpgw.session_proves_factor(p.user_id, $2, $7::bigint),"
       " coalesce(p.organization_count, 0), p.organization_id, left(p.roles, 255),"
-      " $2 = '' OR mcpgw.session_lives($2), coalesce(t.suspended, false), m.is_member,"
+      " $2 = '' OR coalesce(e.ends > now(), false), coalesce(t.suspended, false), m.is_member,"
       " l.user_id, coalesce(l.users, 0), coalesce(l.departed, false),"
-      " t.limit_requests, t.limit_window_s, t.user_limit_requests, t.user_limit_window_s"
+      " t.limit_requests, t.limit_window_s, t.user_limit_requests, t.user_limit_window_s,"
+      " $8 <> '' AND mcpgw.token_ended($8, $9, $10::bigint), " MICROSECONDS("e.ends")
       " FROM mcpgw.change_sequence q LEFT JOIN mcpgw.find_linked(nullif($5, ''), $6) l ON true"
       " LEFT JOIN mcpgw.find_principal(coalesce(l.user_id, $1)) p ON true"
+      " CROSS JOIN LATERAL (SELECT mcpgw.session_ends(nullif($2, '')) AS ends) e"
       " CROSS JOIN LATERAL (SELECT $4 <> '' AND mcpgw.is_member($1, $4) AS is_member) m"
       " LEFT JOIN mcpgw.tenant_state t ON t.id = CASE WHEN l.user_id IS NULL"
       " THEN coalesce(nullif($3, ''), CASE WHEN m.is_member THEN $4 END, p.organization_id, 'user:' || $1)"
@@ -51,6 +55,8 @@ static const struct postgres_statement statements[] = {
     { "keysets",
       "SELECT q.value, k.name, k.issuer, k.jwks FROM mcpgw.change_sequence q"
       " LEFT JOIN mcpgw.issuer_keys k ON k.jwks IS NOT NULL" },
+    { "keyset_states", "SELECT k.name, k.issuer, coalesce((extract(epoch FROM clock_timestamp() - k.fetched_at) * 1000)::bigint, -1), k.failures"
+                       " FROM mcpgw.issuer_keys k" },
     { "want", "SELECT pg_notify('mcpgw_issuer_wanted', $1)" },
     { 0 }
 };
@@ -119,6 +125,8 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
     principal.banned = postgres_flag(r, 0, P_BANNED);
     principal.second_factor = postgres_flag(r, 0, P_SECOND_FACTOR);
     principal.session_lives = postgres_flag(r, 0, P_LIVES);
+    principal.session_ends_us = (uint64_t)postgres_i64(r, 0, P_SESSION_ENDS_US);
+    principal.token_ended = postgres_flag(r, 0, P_ENDED);
     principal.tenant_suspended = postgres_flag(r, 0, P_SUSPENDED);
     principal.is_member = postgres_flag(r, 0, P_MEMBER);
     principal.tenant_rule = rate_rule((uint64_t)postgres_i64(r, 0, P_TENANT_REQUESTS), (uint64_t)postgres_i64(r, 0, P_TENANT_WINDOW_S));
@@ -138,14 +146,15 @@ static void on_principal(void *owner, enum postgres_outcome outcome, PGresult *c
 
 enum err identities_find_principal(struct identities *identities, struct identity_call *call, const struct principal_question *question)
 {
-    char created[24];
+    char created[24], issued[24];
     struct postgres_step step = {
-        .statement = "principal", .count = 7,
+        .statement = "principal", .count = 10,
         .values = { question->user_id, question->session_id, question->tenant_id, question->organization_id, question->provider,
-                    question->account, created },
+                    question->account, created, question->token_bond, question->subject_bond, issued },
     };
 
     snprintf(created, sizeof created, "%llu", (unsigned long long)question->session_created_us);
+    snprintf(issued, sizeof issued, "%" PRId64, question->issued_s);
     return postgres_call(identities->postgres, &step, on_principal, call);
 }
 
@@ -187,7 +196,7 @@ static void on_opaque(void *owner, enum postgres_outcome outcome, PGresult *cons
         return;
     }
     if (PQntuples(results[0]) != 1 || postgres_flag(results[0], 0, O_ENDED)) {
-        call->on_opaque(call->owner, ERR_NOT_FOUND, NULL);
+        call->on_opaque(call->owner, PQntuples(results[0]) != 1 ? ERR_NOT_FOUND : ERR_UNVERIFIED, NULL);
         return;
     }
     row = (struct opaque_row){
@@ -230,6 +239,36 @@ enum err identities_read_keysets(struct identities *identities, keysets_fn *fn, 
     identities->keysets_fn = fn;
     identities->keysets_owner = owner;
     return postgres_call(identities->postgres, &step, on_keysets, identities);
+}
+
+static void on_states(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct identities *identities = owner;
+    struct keyset_rows rows;
+
+    if (!is_answered(outcome, count)) {
+        identities->states_fn(identities->keysets_owner, NULL);
+        return;
+    }
+    rows = (struct keyset_rows){ .rows = results[0], .count = (size_t)PQntuples(results[0]) };
+    identities->states_fn(identities->keysets_owner, &rows);
+}
+
+enum err identities_read_states(struct identities *identities, keysets_fn *fn, void *owner)
+{
+    struct postgres_step step = { .statement = "keyset_states" };
+
+    identities->states_fn = fn;
+    identities->keysets_owner = owner;
+    return postgres_call(identities->postgres, &step, on_states, identities);
+}
+
+struct keyset_state keyset_state(const struct keyset_rows *rows, size_t index)
+{
+    return (struct keyset_state){
+        .name = postgres_text(rows->rows, (int)index, 0), .issuer = postgres_text(rows->rows, (int)index, 1),
+        .age_ms = postgres_i64(rows->rows, (int)index, 2), .failures = postgres_i64(rows->rows, (int)index, 3),
+    };
 }
 
 const char *keyset_name(const struct keyset_rows *rows, size_t index)

@@ -35,7 +35,7 @@ bool identities_are_connected(const struct identities *identities);
 typedef void principal_fn(void *owner, enum err err, const struct principal *principal);
 /* ERR_NOT_FOUND: there is none. */
 typedef void session_fn(void *owner, enum err err, const struct session_row *row);
-/* ERR_NOT_FOUND: there is none, or it is revoked, its client disabled, or bound to a key. */
+/* ERR_NOT_FOUND: there is none.  ERR_UNVERIFIED: it is revoked, its client disabled, or bound to a key. */
 typedef void opaque_fn(void *owner, enum err err, const struct opaque_row *row);
 
 /* Lies with the caller until the answer came. */
@@ -53,6 +53,8 @@ struct principal_question {
     const char *tenant_id;                   /* that the token's issuer vouches for */
     const char *organization_id;             /* that a session names: whether the user is its member is answered */
     const char *provider, *account;          /* of Better-Auth: if a user has this account, that one is asked about */
+    const char *token_bond, *subject_bond;   /* whether they were ended; "": a session */
+    int64_t issued_s;
 };
 enum err identities_find_principal(struct identities *identities, struct identity_call *call,
                                    const struct principal_question *question) MUST_CHECK;
@@ -71,6 +73,14 @@ enum err identities_read_keysets(struct identities *identities, keysets_fn *fn, 
 const char *keyset_name(const struct keyset_rows *rows, size_t index);      /* the issuer's in the settings */
 const char *keyset_issuer(const struct keyset_rows *rows, size_t index);    /* whose `iss` it was fetched for */
 const char *keyset_text(const struct keyset_rows *rows, size_t index, size_t *ret_size);
+/* How the keys service fares with each; rows NULL: not answered. */
+struct keyset_state {
+    const char *name, *issuer;
+    int64_t age_ms;                          /* since the last fetch that brought a set; -1: none did */
+    int64_t failures;                        /* since then */
+};
+enum err identities_read_states(struct identities *identities, keysets_fn *fn, void *owner) MUST_CHECK;
+struct keyset_state keyset_state(const struct keyset_rows *rows, size_t index);
 /* Tells the keys service that this issuer's set lacks a key.  Best effort. */
 void identities_want(struct identities *identities, const char *issuer);
 

@@ -46,7 +46,7 @@ struct inquiry {
     uint64_t method;
     uint32_t waiters, last_waiter;     /* NOWHERE: this place is free */
     uint32_t tries;
-    size_t source;                     /* issuer that an opaque token is asked of; 0 also: whether it is a session */
+    size_t source;                     /* issuer whose table is asked next about an opaque token; their count: introspection */
     bool someone_was_silent;
     uint64_t wait_until_us;            /* for keys; 0: does not wait */
     uint64_t keep_us;                  /* longest time the facts are kept */
@@ -142,6 +142,8 @@ static bool facts_hold(const struct changes *changes, uint64_t sequence, const s
            && !changes_named(changes, sequence, SUBJECT_TENANT, context->tenant_id)
            && !changes_named(changes, sequence, SUBJECT_SESSION, context->session_id)
            && !changes_named(changes, sequence, SUBJECT_ACCOUNT, facts->account)
+           && !changes_named(changes, sequence, SUBJECT_BOND, facts->bonds[BOND_TOKEN])
+           && !changes_named(changes, sequence, SUBJECT_BOND, facts->bonds[BOND_SUBJECT])
            && (context->issuer == NULL || !changes_named(changes, sequence, SUBJECT_ISSUER, context->issuer->name));
 }
 
@@ -262,6 +264,9 @@ static void ask_principal(struct inquiry *inquiry)
     struct inquiries *all = inquiry->all;
     const struct token_context *context = &inquiry->facts.context;
     bool is_local = context->issuer == NULL || context->issuer->local_users;
+
+    token_name_account(&inquiry->facts);
+    token_name_bonds(&inquiry->facts, context->signer[0] != '\0' ? inquiry->digest : inquiry->proof);
     const struct principal_question question = {
         .user_id = context->user_id,
         .session_id = is_local && all->redis == NULL && token_has_own_session(context) ? context->session_id : "",
@@ -269,9 +274,9 @@ static void ask_principal(struct inquiry *inquiry)
         .tenant_id = context->issuer != NULL ? context->tenant_id : "",
         .organization_id = context->issuer == NULL ? context->tenant_id : "",
         .provider = context->issuer != NULL ? context->issuer->account_provider : "", .account = context->subject,
+        .token_bond = inquiry->facts.bonds[BOND_TOKEN], .subject_bond = inquiry->facts.bonds[BOND_SUBJECT], .issued_s = context->issued_s,
     };
 
-    token_name_account(&inquiry->facts);
     inquiry->asked_us = clock_boottime_us();
     if (identities_find_principal(all->identities, &inquiry->call, &question) != ERR_OK)
         finish_refused(inquiry, ERR_UNAVAILABLE, "store");
@@ -319,6 +324,9 @@ static void judge(struct inquiry *inquiry)
         && keysets_want(all->keysets, issuer, clock_boottime_us()) && wait_for_keys(inquiry))
         return;
     stop_waiting(inquiry);
+    /* An authorization server that is down may have made a new key: 401 would make clients throw good tokens away. */
+    if (reason == JOSE_KEY_UNKNOWN && keysets_are_doubtful(all->keysets, issuer, clock_boottime_us()))
+        reason = JOSE_KEYS_STALE;
     if (reason != JOSE_FINE) {
         finish_judged(inquiry, reason);
         return;
@@ -342,6 +350,8 @@ static void on_sweep(void *owner)
     struct inquiries *all = owner;
     uint64_t now_us = clock_boottime_us();
 
+    if (all->waiting_for_keys > 0)
+        keysets_watch(all->keysets, now_us);
     for (uint32_t i = 0; i < INQUIRIES_MAX && all->waiting_for_keys > 0; i++)
         if (all->inquiries[i].waiters != NOWHERE && all->inquiries[i].wait_until_us != 0
             && now_us >= all->inquiries[i].wait_until_us)
@@ -352,7 +362,7 @@ static void on_check(void *owner)
 {
     struct inquiries *all = owner;
 
-    keysets_check(all->keysets);
+    keysets_tick(all->keysets, clock_boottime_us());
 }
 
 /* ---- sessions -------------------------------------------------------------------------------------- */
@@ -452,6 +462,10 @@ static void on_opaque(void *owner, enum err err, const struct opaque_row *row)
     const struct issuer *issuer = &issuers->list[inquiry->source - 1];
     char *body;
 
+    if (err == ERR_UNVERIFIED) {
+        finish_refused(inquiry, ERR_UNVERIFIED, jose_reason_text(JOSE_INACTIVE));
+        return;
+    }
     if (err != ERR_OK) {
         inquiry->someone_was_silent = inquiry->someone_was_silent || err == ERR_UNAVAILABLE;
         ask_next_source(inquiry);
@@ -490,24 +504,40 @@ static enum err ask_database(struct inquiry *inquiry, const struct issuer *issue
     return identities_find_opaque(inquiry->all->identities, &inquiry->call, text, token);
 }
 
-static enum err ask_issuer(struct inquiry *inquiry, const struct issuer *issuer)
+static enum err introspect(struct inquiry *inquiry)
 {
-    if (issuer->opaque == OPAQUE_REFUSE || inquiry->size > INTROSPECT_TOKEN_MAX
-        || strncmp(inquiry->text, issuer->opaque_prefix, strlen(issuer->opaque_prefix)) != 0)
+    const struct issuer *issuer = issuers_of_opaque(inquiry->all->issuers, inquiry->text, inquiry->size);
+
+    if (issuer == NULL)
         return ERR_NOT_FOUND;
-    if (issuer->opaque == OPAQUE_DATABASE)
-        return ask_database(inquiry, issuer);
     inquiry->introspection = (struct introspection){ .issuer = issuer, .fn = on_introspected, .owner = inquiry };
     return introspect_start(inquiry->all->fetcher, &inquiry->introspection, inquiry->text, inquiry->size);
 }
 
-/* One after the other, in the order of the settings, until one knows it. */
-static void ask_next_source(struct inquiry *inquiry)
+static enum err ask_source(struct inquiry *inquiry, size_t source)
 {
     const struct issuers *issuers = inquiry->all->issuers;
+    const struct issuer *issuer = source < issuers->count ? &issuers->list[source] : NULL;
 
-    while (inquiry->source < issuers->count) {
-        enum err err = ask_issuer(inquiry, &issuers->list[inquiry->source++]);
+    if (inquiry->size > INTROSPECT_TOKEN_MAX)
+        return ERR_NOT_FOUND;
+    if (issuer == NULL)
+        return introspect(inquiry);
+    if (issuer->opaque != OPAQUE_DATABASE || strncmp(inquiry->text, issuer->opaque_prefix, strlen(issuer->opaque_prefix)) != 0)
+        return ERR_NOT_FOUND;
+    return ask_database(inquiry, issuer);
+}
+
+/*
+ * Our own tables first, in the order of the settings; what stands in none of them is shown to one authorization server at
+ * most, the one whose opaque_prefix it has: a token is its bearer's secret, and other servers are strangers to it.
+ */
+static void ask_next_source(struct inquiry *inquiry)
+{
+    const size_t count = inquiry->all->issuers->count;
+
+    while (inquiry->source <= count) {
+        enum err err = ask_source(inquiry, inquiry->source++);
 
         if (err == ERR_OK)
             return;

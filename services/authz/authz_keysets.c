@@ -7,9 +7,13 @@
 #include "common/log.h"
 #include "common/metrics.h"
 
+#define STATE_US 300000u            /* between two questions how the fetches went */
+
 struct source {
     uint8_t digest[DIGEST_SIZE];    /* of the text that was parsed */
     uint64_t wanted_us;             /* CLOCK_BOOTTIME; 0: never */
+    uint64_t fetched_us;            /* CLOCK_BOOTTIME, as last told; 0: never, or not known */
+    bool is_failing;
     bool seen;                      /* in the rows that are being taken */
 };
 
@@ -20,6 +24,8 @@ struct keysets {
     struct source *sources;
     uint64_t sequence;
     bool was_read, reading;
+    uint64_t state_us;              /* when states were asked for, CLOCK_BOOTTIME */
+    bool reading_states;
 };
 
 enum err keysets_new(const struct keysets_options *options, struct keysets **ret_keysets)
@@ -148,6 +154,25 @@ void keysets_check(struct keysets *keysets)
     keysets->reading = identities_read_keysets(keysets->options.identities, on_keysets, keysets) == ERR_OK;
 }
 
+/* While an answer about an unknown key may be wanted, what is known of the fetches is kept fresh. */
+static bool is_watched(const struct keysets *keysets, uint64_t now_us)
+{
+    for (size_t i = 0; i < keysets->count; i++) {
+        const uint64_t pause_us = keysets->options.issuers->list[i].cooldown_s * 1000000 + KEYSETS_WAIT_US;
+
+        if (keysets->sources[i].wanted_us != 0 && now_us < keysets->sources[i].wanted_us + pause_us)
+            return true;
+    }
+    return false;
+}
+
+void keysets_tick(struct keysets *keysets, uint64_t now_us)
+{
+    keysets_check(keysets);
+    if (is_watched(keysets, now_us))
+        keysets_watch(keysets, now_us);
+}
+
 void keysets_forget(struct keysets *keysets)
 {
     keysets->was_read = false;
@@ -167,4 +192,47 @@ bool keysets_want(struct keysets *keysets, const struct issuer *issuer, uint64_t
     metric_add(METRIC_key_sets_wanted, 1);
     identities_want(keysets->options.identities, issuer->name);
     return true;
+}
+
+/* ---- how the fetches went ------------------------------------------------------------------------------ */
+
+static void take_state(struct keysets *keysets, const struct keyset_state *state)
+{
+    const struct issuers *issuers = keysets->options.issuers;
+    const uint64_t age_us = state->age_ms < 0 ? UINT64_MAX : (uint64_t)state->age_ms * 1000;
+
+    for (size_t i = 0; i < keysets->count; i++) {
+        if (strcmp(issuers->list[i].name, state->name) != 0 || strcmp(issuers->list[i].issuer, state->issuer) != 0)
+            continue;
+        keysets->sources[i].is_failing = state->failures > 0;
+        keysets->sources[i].fetched_us = age_us < keysets->state_us ? keysets->state_us - age_us : 0;
+    }
+}
+
+static void on_states(void *owner, const struct keyset_rows *rows)
+{
+    struct keysets *keysets = owner;
+
+    keysets->reading_states = false;
+    for (size_t row = 0; rows != NULL && row < rows->count; row++) {
+        const struct keyset_state state = keyset_state(rows, row);
+
+        take_state(keysets, &state);
+    }
+}
+
+void keysets_watch(struct keysets *keysets, uint64_t now_us)
+{
+    if (keysets->reading_states || now_us < keysets->state_us + STATE_US)
+        return;
+    keysets->state_us = now_us;
+    keysets->reading_states = identities_read_states(keysets->options.identities, on_states, keysets) == ERR_OK;
+}
+
+bool keysets_are_doubtful(const struct keysets *keysets, const struct issuer *issuer, uint64_t now_us)
+{
+    const struct source *source = &keysets->sources[issuer - keysets->options.issuers->list];
+
+    return source->is_failing || source->fetched_us == 0 || now_us > source->fetched_us + issuer->refresh_s * 1000000
+           || source->wanted_us > source->fetched_us + issuer->cooldown_s * 1000000;
 }

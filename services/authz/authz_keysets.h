@@ -36,11 +36,20 @@ bool keysets_were_read(const struct keysets *keysets);
 /* Are they as true as the changes applied?  false: they are being read, or Postgres cannot be asked. */
 bool keysets_are_current(struct keysets *keysets);
 uint64_t keysets_sequence(const struct keysets *keysets);    /* the number they are true at */
-/* Reads them when they are not current.  To be called when changes were applied, and once a second. */
+/* Reads them when they are not current.  To be called when changes were applied. */
 void keysets_check(struct keysets *keysets);
+void keysets_tick(struct keysets *keysets, uint64_t now_us);    /* to be called once a second */
 
 /* Another history of the database: they are read again before they count. */
 void keysets_forget(struct keysets *keysets);
+
+/*
+ * A key of this issuer is unknown here: may it have one all the same?  true: its set is older than its refresh interval, the last
+ * fetch failed, or none was made since it was wanted although one might have been.
+ */
+bool keysets_are_doubtful(const struct keysets *keysets, const struct issuer *issuer, uint64_t now_us);
+/* To be called often while somebody waits for a key; asks Postgres how the fetches went, now and then. */
+void keysets_watch(struct keysets *keysets, uint64_t now_us);
 
 /*
  * A key of this issuer is lacking.  The keys service is told, at most once per cool-down of the issuer (and of KEYSETS_WAIT_US at

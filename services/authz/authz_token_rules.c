@@ -98,6 +98,26 @@ void token_name_account(struct token_facts *facts)
     snprintf(facts->account, sizeof facts->account, "account:%s", encoded);
 }
 
+void token_name_bonds(struct token_facts *facts, const uint8_t digest[DIGEST_SIZE])
+{
+    const struct token_context *context = &facts->context;
+    char encoded[DIGEST_TEXT_SIZE], unnamed[DIGEST_TEXT_SIZE + sizeof TOKEN_BY_DIGEST];
+
+    memset(facts->bonds, 0, sizeof facts->bonds);
+    facts->bonds_text[0] = '\0';
+    if (context->issuer == NULL)
+        return;
+    base64url_encode(digest, DIGEST_SIZE, encoded);
+    snprintf(unnamed, sizeof unnamed, TOKEN_BY_DIGEST "%s", encoded);
+    if (context->signer[0] != '\0')
+        token_bond(BOND_SIGNER, context->issuer->name, context->signer, facts->bonds[BOND_SIGNER]);
+    token_bond_of(context->issuer->name, context->token_id[0] != '\0' && context->signer[0] != '\0' ? context->token_id : unnamed,
+                  facts->bonds[BOND_TOKEN]);
+    token_bond(BOND_SUBJECT, context->issuer->name, context->subject, facts->bonds[BOND_SUBJECT]);
+    snprintf(facts->bonds_text, sizeof facts->bonds_text, "%s %s%s%s", facts->bonds[BOND_TOKEN], facts->bonds[BOND_SUBJECT],
+             facts->bonds[BOND_SIGNER][0] != '\0' ? " " : "", facts->bonds[BOND_SIGNER]);
+}
+
 /* From here on the token is the linked user's. */
 static const char *join_account(struct token_context *context, const struct principal *principal)
 {
@@ -111,12 +131,23 @@ static const char *join_account(struct token_context *context, const struct prin
     return NULL;
 }
 
+/* A token that belongs to a session is good no longer than that is. */
+static void end_with_session(struct token_context *context, uint64_t session_ends_us)
+{
+    const int64_t ends_s = (int64_t)(session_ends_us / 1000000);
+
+    if (ends_s > 0 && (context->expires_s == 0 || ends_s < context->expires_s))
+        context->expires_s = ends_s;
+}
+
 const char *token_join(struct token_facts *facts, const struct principal *principal, const struct session_policy *policy)
 {
     struct token_context *context = &facts->context;
     bool local = is_local(context);
     const char *reason = facts->account[0] != '\0' ? join_account(context, principal) : NULL;
 
+    if (principal->token_ended)
+        return jose_reason_text(JOSE_REVOKED);
     if (reason != NULL)
         return reason;
     if (local && !principal->exists && !is_client_itself(context))
@@ -134,6 +165,7 @@ const char *token_join(struct token_facts *facts, const struct principal *princi
     if (local && token_has_own_session(context) && principal->second_factor && !facts->is_impersonated)
         context->second_factor = true;
     facts->lacks_factor = !context->second_factor && has_any_role(principal->roles, policy->factor_roles);
+    end_with_session(context, principal->session_ends_us);
     join_tenant(facts, principal);
     facts->is_joined = true;
     return NULL;
@@ -164,6 +196,7 @@ static void refuse(struct verdict *verdict, enum err err, const char *reason)
     snprintf(verdict->reason, sizeof verdict->reason, "%s", reason);
 }
 
+_Static_assert(sizeof ((struct token_facts *)0)->bonds_text == sizeof ((struct verdict *)0)->bonds, "bonds fit a verdict");
 _Static_assert(sizeof ((struct issuer *)0)->name <= sizeof ((struct verdict *)0)->issuer, "an issuer's name fits a verdict");
 
 /* What the trail may know of a token that does not verify here. */
@@ -194,6 +227,7 @@ void token_decide(const struct token_facts *facts, const struct issuers *issuers
     v->second_factor = context->second_factor;
     v->tenant_rule = facts->tenant_rule;
     v->user_rule = facts->user_rule;
+    memcpy(v->bonds, facts->bonds_text, sizeof v->bonds);
     if (context->expires_s > 0)
         v->expires_s = (uint64_t)context->expires_s;
     if (facts->tenant_ambiguous)

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/encode.h"
 #include "common/error.h"
 #include "common/message.h"
 #include "common/secret.h"
@@ -24,6 +25,8 @@ struct principal {
     bool exists, banned;
     bool second_factor;                      /* the user has one, and the session that was asked about is younger */
     bool session_lives;                      /* the session that was asked about, or none was */
+    uint64_t session_ends_us;                /* of that session, Unix time; 0: none was asked about */
+    bool token_ended;                        /* an administrator did it */
     bool is_member;                          /* of the organization that was asked about */
     bool tenant_suspended;                   /* of the tenant that was asked about, else of the one token_join() finds */
     uint64_t tenant_rule, user_rule;         /* of the same one: common/rate_rule.h; 0: none */
@@ -40,6 +43,8 @@ struct token_facts {
     struct token_context context;            /* issuer NULL: a session */
     bool any_server;                         /* it names no audience and needs none: sessions, Better-Auth's own opaque tokens */
     char account[ACCOUNT_NAME_SIZE];         /* what changes call it; "": no account of Better-Auth is asked about */
+    char bonds[TOKEN_BONDS][TOKEN_BOND_SIZE];    /* likewise; "": it has none such */
+    char bonds_text[TOKEN_BONDS * TOKEN_BOND_SIZE];    /* all of them as a verdict tells them */
     uint64_t session_created_us;             /* of a session in Redis; 0: not known */
     bool is_impersonated;                    /* an administrator's, in the user's name */
     bool is_joined;                          /* those below are known */
@@ -50,6 +55,9 @@ struct token_facts {
 
 /* Fills facts->account where the issuer has an account_provider.  As mcpgw.account_name() makes it. */
 void token_name_account(struct token_facts *facts);
+
+/* Fills facts->bonds of a token.  digest: of its text without the signature; of an opaque one of all of it. */
+void token_name_bonds(struct token_facts *facts, const uint8_t digest[DIGEST_SIZE]);
 
 /* A session as its store has it; texts are "" where there is none. */
 struct session_row {

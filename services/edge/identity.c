@@ -2,6 +2,7 @@
 #include "services/edge/identity.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@
 struct entry {
     uint8_t name[DIGEST_SIZE];     /* of everything the claims are made from */
     uint64_t expires_s, until_s;   /* of the token; when it is signed anew */
+    uint64_t generation;           /* of the keys it was signed with */
     char *token;                   /* NULL: free */
 };
 
@@ -31,6 +33,7 @@ struct identity {
     uint64_t ttl_s, publish_s;
     pthread_rwlock_t keys_lock;
     struct identity_keys *keys;
+    _Atomic uint64_t generation;   /* counts what was read: a removed key's tokens are not given out any more */
     struct timespec read_at;       /* the directory's time of change when it was read */
     pthread_mutex_t lock;          /* of the table */
     struct entry entries[SETS][WAYS];
@@ -51,6 +54,7 @@ static enum err read_keys(struct identity *identity, char *reterr, size_t reterr
     pthread_rwlock_wrlock(&identity->keys_lock);
     former = identity->keys;
     identity->keys = keys;
+    atomic_fetch_add(&identity->generation, 1);
     pthread_rwlock_unlock(&identity->keys_lock);
     identity->read_at = status.st_mtim;
     identity_keys_destroy(&former);
@@ -179,13 +183,14 @@ static struct entry *set_of(struct identity *identity, const uint8_t name[DIGEST
 static bool take_token(struct identity *identity, const uint8_t name[DIGEST_SIZE], uint64_t now_s, char ret_token[IDENTITY_TOKEN_SIZE])
 {
     struct entry *set = set_of(identity, name);
+    const uint64_t generation = atomic_load(&identity->generation);
     bool is_found = false;
 
     pthread_mutex_lock(&identity->lock);
     for (unsigned way = 0; way < WAYS && !is_found; way++) {
         struct entry *entry = &set[way];
 
-        if (entry->token == NULL || memcmp(entry->name, name, DIGEST_SIZE) != 0)
+        if (entry->token == NULL || memcmp(entry->name, name, DIGEST_SIZE) != 0 || entry->generation != generation)
             continue;
         if (now_s >= entry->until_s) {
             entry->until_s = entry->expires_s;
@@ -199,7 +204,7 @@ static bool take_token(struct identity *identity, const uint8_t name[DIGEST_SIZE
 }
 
 /* In place of its former self, of a free way, or of the one that ends first. */
-static void keep_token(struct identity *identity, const uint8_t name[DIGEST_SIZE], uint64_t now_s, const char *token)
+static void keep_token(struct identity *identity, const uint8_t name[DIGEST_SIZE], uint64_t now_s, uint64_t generation, const char *token)
 {
     struct entry *set = set_of(identity, name), *chosen = set;
     char *copy = strdup(token);
@@ -216,7 +221,7 @@ static void keep_token(struct identity *identity, const uint8_t name[DIGEST_SIZE
             chosen = &set[way];
     }
     free(chosen->token);
-    *chosen = (struct entry){ .token = copy, .expires_s = now_s + identity->ttl_s - 5, .until_s = now_s + identity->ttl_s / 2 };
+    *chosen = (struct entry){ .token = copy, .generation = generation, .expires_s = now_s + identity->ttl_s - 5, .until_s = now_s + identity->ttl_s / 2 };
     memcpy(chosen->name, name, DIGEST_SIZE);
     pthread_mutex_unlock(&identity->lock);
 }
@@ -236,6 +241,7 @@ enum err identity_token(struct identity *identity, const struct verdict *verdict
     const uint64_t now_s = clock_unix_us() / 1000000;
     char principal[IDENTITY_CLAIMS_MAX], claims[IDENTITY_CLAIMS_MAX];
     struct writer who = writer_on(principal, sizeof principal), whole = writer_on(claims, sizeof claims);
+    const uint64_t generation = atomic_load(&identity->generation);    /* before the keys are taken: never a newer one than theirs */
     uint8_t name[DIGEST_SIZE];
 
     write_principal(&who, verdict, server);
@@ -250,7 +256,7 @@ enum err identity_token(struct identity *identity, const struct verdict *verdict
     if (whole.is_full || sign(identity, now_s, claims, whole.size, ret_token) != ERR_OK)
         return ERR_UNAVAILABLE;
     metric_add(METRIC_identity_signed, 1);
-    keep_token(identity, name, now_s, ret_token);
+    keep_token(identity, name, now_s, generation, ret_token);
     return ERR_OK;
 }
 

@@ -64,6 +64,17 @@ static bool is_same(const char *a, const char *b)
     return a[0] != '\0' && strcmp(a, b) == 0;
 }
 
+/* Is it one of the names, with blanks between? */
+static bool has_bond(const char *bonds, const char *name)
+{
+    const size_t length = strlen(name);
+
+    for (const char *at = bonds; length > 0 && (at = strstr(at, name)) != NULL; at++)
+        if ((at == bonds || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
+            return true;
+    return false;
+}
+
 /* A kind this release does not know may mean anything, so it ends the stream. */
 static bool change_names(const struct change *change, const struct stream *stream)
 {
@@ -75,7 +86,9 @@ static bool change_names(const struct change *change, const struct stream *strea
     case CHANGE_SESSION:
         return is_same(change->key_id, stream->session_id);
     case CHANGE_ISSUER:
-        return false;    /* another key set: tokens that were good end by their own expiry */
+        return false;    /* another key set: for each key that is not in it any more a CHANGE_BOND comes */
+    case CHANGE_BOND:
+        return has_bond(stream->bonds, change->key_id);
     case CHANGE_NOTICE:
         return false;
     case CHANGE_TENANT:
@@ -134,6 +147,7 @@ enum err streams_open(struct streams *streams, struct stream *stream, const stru
     snprintf(stream->user_id, sizeof stream->user_id, "%s", verdict->user_id);
     snprintf(stream->tenant_id, sizeof stream->tenant_id, "%s", verdict->tenant_id);
     snprintf(stream->server, sizeof stream->server, "%s", server);
+    snprintf(stream->bonds, sizeof stream->bonds, "%s", verdict->bonds);
     stream->expires_s = verdict->expires_s;
     stream->ended_by = NULL;
 

@@ -16,6 +16,7 @@ struct stream {    /* lies in the streaming thread's stack; linked while open */
     struct stream *next, *previous;
     int wake_fd;                     /* the caller's non-blocking eventfd, set before streams_open and drained; written once the stream must end */
     char key_id[65], session_id[65], user_id[65], tenant_id[81], server[65];
+    char bonds[69];
     uint64_t expires_s;
     uint64_t opened_at;              /* edge's applied change number when the verdict was asked: a later change counts */
     const char *ended_by;            /* "change" | "expiry" | "lease" | "drain"; NULL while it may go on */

@@ -82,6 +82,31 @@ static void tell_health(struct keys *keys)
     ops_set_fact(keys->ops, "postgres", keys->store != NULL && store_is_connected(keys->store));
 }
 
+static void on_issuers_dropped(void *owner, enum postgres_outcome outcome, PGresult *const *results, size_t count)
+{
+    struct keys *keys = owner;
+
+    (void)count;
+    keys->has_dropped_issuers = outcome == PG_DONE;
+    if (outcome != PG_DONE)
+        log_warn("issuers_not_dropped", log_text("sqlstate", outcome == PG_REFUSED ? postgres_sqlstate(results[0]) : ""));
+    else if (postgres_i64(results[0], 0, 0) > 0)
+        log_info("issuers_dropped", log_number("count", postgres_i64(results[0], 0, 0)));
+}
+
+/* Once: who was taken out of the settings is trusted no more, in the moment the first keys service has the new ones. */
+static void drop_issuers(struct keys *keys)
+{
+    char names[ISSUERS_MAX * (ISSUER_NAME_MAX + 1) + 1] = "";
+    size_t size = 0;
+
+    for (size_t i = 0; i < keys->issuers->count; i++)
+        if (issuer_has_keys(&keys->issuers->list[i]))
+            size += (size_t)snprintf(names + size, sizeof names - size, "%s,", keys->issuers->list[i].name);
+    if (store_drop_issuers(keys->store, names, on_issuers_dropped, keys) != ERR_OK)
+        log_debug("issuers_not_dropped");    /* with the next connection */
+}
+
 static void on_store_state(void *owner, bool connected)
 {
     struct keys *keys = owner;
@@ -91,6 +116,8 @@ static void on_store_state(void *owner, bool connected)
         bus_set_ready(keys->bus, false);
         ops_set_fact(keys->ops, "changes", false);
     }
+    if (connected && !keys->has_dropped_issuers)
+        drop_issuers(keys);
     feed_on_state(keys->feed, connected);
     entries_on_state(keys->entries, connected);
 }

@@ -21,6 +21,7 @@
 #include "services/keys/keys_rules.h"
 #include "services/keys/keys_store.h"
 #include "services/keys/tenants_rules.h"
+#include "services/keys/tokens_rules.h"
 
 struct keys_config {
     struct common_config common;
@@ -56,6 +57,7 @@ struct pending {
         struct server_fields server;
         struct tenant_fields tenant;
         struct bulk_fields bulk;
+        struct token_end_fields token_end;
         bool import_is_dry_run;
         struct page_query page;
         uint64_t overlap_s;           /* of a rotation */
@@ -83,7 +85,7 @@ struct keys {
     struct issuer_keeper *keeper;     /* NULL: no issuer is configured */
     struct pending *free;
     uint32_t pending_count;
-    bool is_draining;
+    bool is_draining, has_dropped_issuers;
     struct settler *settler;
     struct entries *entries;          /* NULL: Better-Auth keeps no keys in Redis */
     int prune_timer, prune_soon, life_timer, life_soon;

@@ -19,6 +19,7 @@
 #include "services/keys/keys_calls.h"
 #include "services/keys/shape.h"
 #include "services/keys/tenants.h"
+#include "services/keys/tokens.h"
 #include "services/keys/users.h"
 
 #define PERMISSIONS_SIZE 256u
@@ -568,6 +569,9 @@ static begin_fn *const begin_functions[] = {
     [OPERATION_session_end] = begin_session_end,
     [OPERATION_issuer_list] = begin_issuer_list,
     [OPERATION_token_explain] = begin_token_explain,
+    [OPERATION_token_revoke] = begin_token_revoke,
+    [OPERATION_token_revoked] = begin_token_revoked,
+    [OPERATION_token_restore] = begin_token_restore,
     [OPERATION_key_bulk] = begin_key_bulk,
     [OPERATION_key_import] = begin_key_import,
 };

@@ -75,7 +75,7 @@ struct server_fields {
     bool enabled, own_auth, second_factor, observes;
 };
 
-enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS, PAGE_OF_USAGE };
+enum page_kind { PAGE_OF_KEYS, PAGE_OF_SERVERS, PAGE_OF_AUDIT, PAGE_OF_TENANTS, PAGE_OF_USERS, PAGE_OF_USAGE, PAGE_OF_TOKENS };
 
 /* Query of a list.  Cursor: <Unix microseconds>.<id>, a slug for servers and tenants, an id for users. */
 struct page_query {

@@ -14,6 +14,7 @@
 #include "services/keys/import_store.h"
 #include "services/keys/store_plan.h"
 #include "services/keys/tenants_store.h"
+#include "services/keys/tokens_store.h"
 #include "services/keys/users_store.h"
 
 #define STATEMENT_TIMEOUT_MS 2000u
@@ -167,6 +168,7 @@ static const struct postgres_statement statements[] = {
     { "status", "SELECT s.value, mcpgw.triggers_present(), (SELECT count(*) FROM mcpgw.outbox), (SELECT count(*) FROM mcpgw.apikey),"
                 " (SELECT count(*) FROM mcpgw.server) FROM mcpgw.change_sequence s" },
     { "prune", "SELECT mcpgw.prune()" },
+    { "drop_issuers", "SELECT mcpgw.drop_issuers($1)" },
     { "settle_uses", "SELECT mcpgw.settle_uses($1, $2::int)" },
     { NULL, NULL }
 };
@@ -178,7 +180,7 @@ static void gather_statements(void)
 {
     static const struct postgres_statement *const tables[] = { statements, tenants_statements, users_statements,
                                                               key_life_statements, bulk_statements, import_statements,
-                                                              reports_statements, entries_statements };
+                                                              reports_statements, entries_statements, tokens_statements };
     size_t count = 0;
 
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
@@ -454,6 +456,12 @@ enum err store_settle_uses(struct store *store, const char *limits, postgres_fn 
 
     return postgres_call(store->postgres, &(struct postgres_step){
         .statement = "settle_uses", .count = 2, .values = { limits, batches.text } }, fn, owner);
+}
+
+enum err store_drop_issuers(struct store *store, const char *names, postgres_fn *fn, void *owner)
+{
+    return postgres_call(store->postgres,
+                         &(struct postgres_step){ .statement = "drop_issuers", .count = 1, .values = { names } }, fn, owner);
 }
 
 enum err store_prune(struct store *store, postgres_fn *fn, void *owner)

@@ -140,6 +140,8 @@ enum err store_delete_server(struct store *store, const struct store_actor *acto
 /* One number: batches of the trail that were counted, STORE_SETTLE_BATCHES when there may be more. */
 #define STORE_SETTLE_BATCHES 16
 enum err store_settle_uses(struct store *store, const char *limits, postgres_fn *fn, void *owner) MUST_CHECK;
+/* Key sets of issuers that are not among these names (commas between) are not to be used any more. */
+enum err store_drop_issuers(struct store *store, const char *names, postgres_fn *fn, void *owner) MUST_CHECK;
 enum err store_prune(struct store *store, postgres_fn *fn, void *owner) MUST_CHECK;
 
 /* Of a changing transaction's results. */

@@ -38,7 +38,7 @@ static bool by_us(const struct contest *contest)
 {
     struct jose_token token;
     bool is_good = jose_token_parse(text, strlen(text), &token) == JOSE_FINE
-        && jose_token_verify(&token, contest->keys, 1u << contest->algorithm, &no_rule) == JOSE_FINE;
+        && jose_token_verify(&token, contest->keys, 1u << contest->algorithm, &no_rule, NULL) == JOSE_FINE;
 
     jose_token_wipe(&token);
     return is_good;

@@ -101,8 +101,9 @@ class Bench:
     def publish(self, name, issuer, *keys):
         """As the keys service stores a key set; the worker has applied the change when this returns."""
         text = keys[0] if keys and isinstance(keys[0], str) else json.dumps({"keys": list(keys)})
-        self.db.sql("INSERT INTO mcpgw.issuer_keys (name, issuer, source, jwks, attempted_at, attempted_by)"
-                    " VALUES (%s, %s, 's', %s, now(), 'test') ON CONFLICT (name) DO UPDATE SET jwks = excluded.jwks", name, issuer, text)
+        self.db.sql("INSERT INTO mcpgw.issuer_keys (name, issuer, source, jwks, attempted_at, attempted_by, fetched_at)"
+                    " VALUES (%s, %s, 's', %s, now(), 'test', now()) ON CONFLICT (name) DO UPDATE SET jwks = excluded.jwks, fetched_at = now()",
+                    name, issuer, text)
         if self.processes:
             self.wait_applied()
 
@@ -137,7 +138,7 @@ class Bench:
         return self.process.metrics().get(name, 0)
 
 
-CORP = {"name": "corp", "preset": "oidc", "issuer": ISSUER, "jwks_url": "https://idp.example/jwks", "user_claim": "sub",
+CORP = {"name": "corp", "preset": "oidc", "issuer": ISSUER, "jwks_url": "https://idp.example/jwks", "user_claim": "sub", "cooldown_s": 3600,
         "algorithms": ["RS256", "ES256", "EdDSA"], "typ": ["at+jwt"], "second_factor": [{"claim": "amr", "value": "mfa"}],
         "scopes": [{"claim": "scope", "value": name, "grants": [name]} for name in ("read", "write", "proxy")]
         + [{"claim": "groups", "value": "ops", "grants": ["admin"]}],
@@ -382,7 +383,8 @@ def test_a_thousand_warm_tokens_cause_no_statement(bench, keys):
         replies = bench.edge.call_many("authz", [("verdict_request", bench.question(token)) for token in mine], worker=bench.worker)
         assert all(reply["error"] == OK and reply["layer"] == 1 for reply in replies)
     statements = bench.db.statements()
-    assert not any("find_" in text or "issuer_keys" in text or "credential" in text for text in statements), statements
+    asked = [text for text in statements if "find_" in text or "issuer_keys" in text or "credential" in text]
+    assert all("k.failures" in text for text in asked), asked    # which one timer asks, while a key is wanted
 
 
 # ---- users ------------------------------------------------------------------------------------------
@@ -431,6 +433,70 @@ def test_the_tenant_of_a_user_is_found_as_for_a_key(bench, keys):
     bench.change("UPDATE mcpgw.tenant SET state = 'active' WHERE id = 'o1'")
     bench.change("INSERT INTO member (id, \"organizationId\", \"userId\", role, \"createdAt\") VALUES ('m2', 'o2', 'member', 'member', now())")
     assert (bench.ask(token)["error"], bench.ask(token)["reason"]) == (DENIED, "tenant_ambiguous")
+
+
+# ---- tokens that were ended -------------------------------------------------------------------------
+
+def end_token(bench, kind, value, issuer="corp", before=None):
+    bench.change("INSERT INTO mcpgw.ended_token (name, kind, issuer, value, issued_before, expires_at)"
+                 " VALUES (mcpgw.bond(%s, %s, %s), %s, %s, %s, to_timestamp(%s), now() + interval '1 hour')",
+                 kind, issuer if not value.startswith("sha256:") else "", value, kind, issuer, value, before)
+
+
+def test_an_ended_token_is_refused_warm_or_not_and_under_every_signature(bench, keys):
+    token, other, namesake = keys["ec"].sign(jti="ended"), keys["ec"].sign(jti="ended too"), own(keys, jti="ended")
+    for good in (token, other, namesake):
+        assert bench.ask(good)["error"] == OK and bench.ask(good).was_warm
+    end_token(bench, "token", "ended")
+    for copy in (token, malleated(token), keys["rsa"].sign(jti="ended"), keys["rsa"].sign(uti="ended", jti=None)):
+        assert (bench.ask(copy)["error"], bench.ask(copy)["reason"], bench.ask(copy)["user_id"]) == (UNVERIFIED, "token_revoked", "")
+    assert bench.ask(other)["error"] == OK and bench.ask(namesake)["error"] == OK
+    bench.change("DELETE FROM mcpgw.ended_token WHERE value = 'ended'")
+    assert bench.ask(token)["error"] == OK
+
+
+def test_a_token_without_an_id_is_known_by_what_is_signed(bench, keys):
+    token = keys["ec"].sign(jti=None)
+    assert bench.ask(token)["error"] == OK
+    end_token(bench, "token", "sha256:" + digest_text(token[:token.rindex(".")]))
+    assert bench.ask(token)["reason"] == bench.ask(malleated(token))["reason"] == "token_revoked"
+
+
+def test_what_a_subject_was_given_until_a_moment_is_refused(bench, keys):
+    now = int(time.time())
+    old, at, later, undated = (keys["ec"].sign(sub="left", jti=f"left {iat}", iat=iat) for iat in (now - 60, now - 10, now - 9, None))
+    someone = keys["ec"].sign(sub="left2", iat=now - 60)
+    for token in (old, at, later, undated, someone):
+        assert bench.ask(token)["error"] == OK
+    end_token(bench, "subject", "left", before=now - 10)
+    assert [bench.ask(token)["reason"] for token in (old, at, undated)] == ["token_revoked"] * 3
+    assert bench.ask(later)["error"] == bench.ask(someone)["error"] == OK
+
+
+def test_the_end_of_a_key_names_it_as_verdicts_do(bench, keys):
+    """What the edges end streams by: a change for each key that is gone or another one, none for those that stay."""
+    gone = [Key("gone-rsa", "RS256"), Key("gone-ec", "ES256"), Key("gone-ed", "EdDSA")]
+    stay = [keys[name].jwk() for name in ("rsa", "ec", "ed", "p384")]
+    bench.publish("corp", ISSUER, *stay, *[key.jwk() for key in gone])
+    names = [bench.ask(key.sign())["bonds"].split()[2] for key in gone]
+    staying = bench.ask(keys["rsa"].sign())["bonds"].split()[2]
+    before = bench.db.sql("SELECT value FROM mcpgw.change_sequence")[0][0]
+    bench.publish("corp", ISSUER, {**stay[0], "x5c": ["renewed"]}, *stay[1:])
+    rows = bench.db.sql("SELECT kind, key_id, server FROM mcpgw.change WHERE sequence > %s ORDER BY sequence", before)
+    assert rows[0] == (7, None, "corp") and sorted(rows[1:]) == sorted((9, name, "corp") for name in names), rows
+    assert staying not in names and bench.ask(keys["rsa"].sign())["error"] == OK
+    events = bench.db.sql("SELECT event, details->>'kid' FROM mcpgw.outbox WHERE sequence > %s ORDER BY 2", before)
+    assert [kid for event, kid in events if event == "issuer.key_ended"] == ["gone-ec", "gone-ed", "gone-rsa"]
+    bench.publish("corp", ISSUER, *stay)
+
+
+def test_a_token_is_good_no_longer_than_its_session(bench, keys):
+    session, _ = bench.add_session("u1", seconds=3)
+    token = own(keys, sid=session, jti="with the session")
+    verdict = bench.ask(token)
+    ends = bench.db.sql('SELECT extract(epoch FROM "expiresAt")::bigint FROM session WHERE id = %s', session)[0][0]
+    assert verdict["error"] == OK and abs(verdict["expires_s"] - ends) <= 1
+    wait_until(lambda: bench.ask(token)["reason"] == "session_ended", what="the session's end")
 
 
 # ---- key sets ---------------------------------------------------------------------------------------
@@ -491,6 +557,24 @@ def test_a_flood_of_unknown_key_ids_asks_once_and_waits_little(bench, keys):
     replies = bench.edge.call_many("authz", requests[:1], worker=bench.worker)
     assert replies[0]["reason"] == "key_unknown"
     assert bench.metric("mcpgw_key_sets_wanted_total") == 1
+
+
+def test_an_unknown_key_of_an_issuer_that_cannot_be_asked_is_503_and_not_401(bench, keys):
+    """J25, J27: the key may be new.  What is known goes on, and the cool-down holds."""
+    first, down = bench.process, "https://down.example"
+    bench.publish("down", down, keys["rsa"].jwk())
+    bench.start({**CORP, "issuer": down, "name": "down", "cooldown_s": 60})
+    unknown, good = keys["ec"].sign(iss=down, header={"kid": "new"}), keys["rsa"].sign(iss=down)
+    assert (bench.ask(unknown)["error"], bench.ask(unknown)["reason"]) == (UNVERIFIED, "key_unknown")
+    for state in ("failures = 1", "fetched_at = now() - interval '61 minutes'", "fetched_at = NULL", "fetched_at = now() - interval '2 minutes'"):
+        bench.db.sql(f"UPDATE mcpgw.issuer_keys SET {state} WHERE name = 'down'")
+        wait_until(lambda: bench.ask(unknown)["reason"] == "issuer_keys_stale", what=state)
+        assert bench.ask(unknown)["error"] == UNAVAILABLE and bench.ask(good)["error"] == OK
+        assert bench.ask(unknown, beside=bench.add_key())["auth_method"] == API_KEY, "the issuer cannot be asked, so the key decides"
+        bench.db.sql("UPDATE mcpgw.issuer_keys SET fetched_at = now(), failures = 0 WHERE name = 'down'")
+        wait_until(lambda: bench.ask(unknown)["reason"] == "key_unknown", what="the end of: " + state)
+    assert bench.metric("mcpgw_key_sets_wanted_total") == 1
+    bench.process, bench.worker = first, first.worker
 
 
 def test_an_issuer_without_keys_is_503_and_not_401(bench, keys):

@@ -122,6 +122,7 @@ def test_a_new_key_is_published_before_it_signs(start, tmp):
     first, = run("rotate", "--keys", keys, "--json")
     edge = start(MCPGW_IDENTITY_KEYS=str(keys), MCPGW_PUBLIC_URL=PUBLIC)
     edge.replies("mcp_call", "mcp_call")
+    former = call(edge)["authorization"]
     second, = run("rotate", "--keys", keys, "--algorithm", "ES256", "--json")
     assert run("rotate", "--keys", keys, "--if-older-than", "1d", "--json") == []
     wait_until(lambda: len(key_set(edge)["keys"]) == 2, what="the second key published")
@@ -132,6 +133,9 @@ def test_a_new_key_is_published_before_it_signs(start, tmp):
     assert run("list", "--keys", keys, "--publish", "0", "--json")[1]["state"] == "signs"
     run("rotate", "--keys", keys, "--if-older-than", "1d", "--publish", "0", "--keep", "0")
     wait_until(lambda: [key["kid"] for key in key_set(edge)["keys"]] == [second["kid"]], what="the first key gone")
+    assert call(edge)["authorization"] != former, "what the removed key signed is not given out any more"
+    header, _ = verify(edge, call(edge)["authorization"].removeprefix("Bearer "))
+    assert header["kid"] == second["kid"]
 
 
 def test_keys_that_cannot_be_trusted_are_refused_by_name(service, tmp):

@@ -205,6 +205,7 @@ CHECKS = {
     "user_list": on_user_list, "user_get": on_user(), "user_suspend": on_user(oneself=409), "user_resume": on_user(), "user_sign_out": on_user(),
     "session_list": on_user(), "session_end": on_session,
     "issuer_list": allowed(200), "token_explain": allowed(200, {"token": "a.b.c"}),
+    "token_revoke": allowed(422, {"issuer": "nobody", "id": "x"}), "token_revoked": allowed(200), "token_restore": allowed(404, object="x"),
     "audit_list": on_trail, "usage": on_usage, "stats": allowed(200), "status": allowed(200),
 }
 

@@ -68,7 +68,7 @@ static enum jose_reason judge(const char *token_text, struct jose_keys *keys, un
 
     if (reason != JOSE_FINE)
         return reason;
-    reason = jose_token_verify(&token, keys, algorithms, &no_rule);
+    reason = jose_token_verify(&token, keys, algorithms, &no_rule, NULL);
     jose_token_wipe(&token);
     return reason;
 }
@@ -140,7 +140,7 @@ static enum jose_reason judge_signature(const char *jwk, enum jose_algorithm alg
     struct jose_keys *keys = keys_of(jwk);
 
     assert_int_equal(base64url_decode(dot + 1, strlen(dot + 1), token.signature, sizeof token.signature, &token.signature_size), ERR_OK);
-    enum jose_reason reason = jose_token_verify(&token, keys, JOSE_ALL, &no_rule);
+    enum jose_reason reason = jose_token_verify(&token, keys, JOSE_ALL, &no_rule, NULL);
 
     jose_keys_destroy(&keys);
     return reason;

@@ -38,7 +38,7 @@ static enum jose_reason judge(const char *token_text, struct jose_keys *keys)
 
     if (reason != JOSE_FINE)
         return reason;
-    reason = jose_token_verify(&token, keys, JOSE_ALL, &no_rule);
+    reason = jose_token_verify(&token, keys, JOSE_ALL, &no_rule, NULL);
     jose_token_wipe(&token);
     return reason;
 }

@@ -14,7 +14,8 @@
 #include "common/change.h"
 #include "services/edge/streams.h"
 
-static const struct verdict verdict = { .key_id = "k1", .session_id = "s1", .user_id = "u1", .tenant_id = "t1", .expires_s = 100 };
+static const struct verdict verdict = { .key_id = "k1", .session_id = "s1", .user_id = "u1", .tenant_id = "t1", .expires_s = 100,
+                                        .bonds = "token-1 subject-1 signer-1" };
 
 static void open_stream(struct streams *streams, struct stream *stream, uint64_t opened_at)
 {
@@ -66,6 +67,10 @@ static void a_change_ends_whom_it_names_and_nobody_else(void **state)
         { { .kind = CHANGE_KEY, .key_id = "s1" }, false },      { { .kind = CHANGE_ISSUER, .server = "demo" }, false },
         { { .kind = CHANGE_TENANT, .tenant_id = "t1" }, true }, { { .kind = CHANGE_TENANT, .tenant_id = "k1" }, false },
         { { .kind = CHANGE_SERVER, .server = "demo" }, true },  { { .kind = CHANGE_SERVER, .server = "d" }, false },
+        { { .kind = CHANGE_BOND, .key_id = "token-1" }, true }, { { .kind = CHANGE_BOND, .key_id = "subject-1" }, true },
+        { { .kind = CHANGE_BOND, .key_id = "signer-1" }, true }, { { .kind = CHANGE_BOND, .key_id = "signer" }, false },
+        { { .kind = CHANGE_BOND, .key_id = "ken-1" }, false },  { { .kind = CHANGE_BOND, .key_id = "" }, false },
+        { { .kind = CHANGE_BOND, .key_id = "k1" }, false },
         { { .kind = CHANGE_ALL }, true },                       { { .kind = 99 }, true },
     };
     (void)state;

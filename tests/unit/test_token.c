@@ -614,9 +614,11 @@ static void an_opaque_token_belongs_to_the_issuer_of_its_prefix(void **state)
 {
     (void)state;
 
-    assert_string_equal(issuers_of_opaque(issuers, "gho_abc", 7)->name, "ba");    /* has no prefix, and stands first */
-    assert_int_equal(issuers_of_opaque(issuers, "x", 1)->opaque, OPAQUE_DATABASE);
+    assert_null(issuers_of_opaque(issuers, "x", 1));    /* ba reads its own table, and asks nobody */
     assert_null(issuers_of_opaque(issuers, "", 0));
+    assert_null(issuers_of_opaque(issuers, "gho_", 4));
+    assert_string_equal(issuers_of_opaque(issuers, "gho_abc", 7)->name, "gh");
+    assert_string_equal(issuers_of_opaque(issuers, "at_abc", 6)->name, "rfc7662");
 }
 
 /* ---- explanations ------------------------------------------------------------------------------------ */
