@@ -429,6 +429,17 @@ def test_the_official_client_needs_nothing_but_the_url(gateway):
     assert len(gateway.wait_for_events(2, event="decision", userId="oidc:alice", server="example")) >= 2
 
 
+def test_the_official_client_steps_up_to_the_scopes_of_the_operation(gateway):
+    url = f"{gateway.url}/mcp/example"
+    seen = sdk_client(url, "read")
+    assert seen.get("error") is None, seen
+    assert [asked["scope"] for asked in seen["asked"]] == ["read", "proxy"]
+    assert (seen["before"], seen["granted"]) == ("read", "proxy")
+    assert (seen["who"]["X-Mcpgw-User"], seen["who"]["X-Mcpgw-Scopes"]) == ("oidc:alice", "proxy")
+    refused = gateway.wait_for_events(1, server="example", status=403, userId="oidc:alice")
+    assert refused[-1]["reason"] == "scope"
+
+
 def test_the_official_client_finds_no_way_into_a_server_that_is_not_there(gateway):
     seen = sdk_client(f"{gateway.url}/mcp/nowhere")
     assert seen["error"] and not seen["asked"]

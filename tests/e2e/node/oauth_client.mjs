@@ -1,7 +1,7 @@
 // The official MCP SDK client with nothing but a URL: discovers, registers, logs in with PKCE, calls a tool; prints JSON.
-// node oauth_client.mjs URL [SCOPE]        SCOPE: what it asks for first, so that it must step up
+// node oauth_client.mjs URL [SCOPE]        SCOPE: what it logged in for before, so that it must step up
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
-import { UnauthorizedError } from "@modelcontextprotocol/sdk/client/auth.js";
+import { auth, discoverAuthorizationServerMetadata, discoverOAuthProtectedResourceMetadata, registerClient, UnauthorizedError } from "@modelcontextprotocol/sdk/client/auth.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
 const [url, scope] = process.argv.slice(2);
@@ -30,7 +30,7 @@ const provider = {
   redirectUrl: callback,
   clientMetadata: {
     client_name: "mcpgw-e2e", redirect_uris: [callback], token_endpoint_auth_method: "none",
-    grant_types: ["authorization_code", "refresh_token"], response_types: ["code"], ...(scope ? { scope } : {}),
+    grant_types: ["authorization_code", "refresh_token"], response_types: ["code"], ...(scope ? { scope: `${scope} proxy` } : {}),
   },
   clientInformation: () => information,
   saveClientInformation: (made) => { information = made; },
@@ -57,10 +57,19 @@ async function connect() {
   }
 }
 
+let before;
 try {
+  if (scope) { // registered for both: with one registration per scope it would not be the same client that steps up
+    const [issuer] = (await discoverOAuthProtectedResourceMetadata(url)).authorization_servers;
+    const metadata = await discoverAuthorizationServerMetadata(issuer);
+    information = await registerClient(issuer, { metadata, clientMetadata: provider.clientMetadata });
+    await auth(provider, { serverUrl: url, scope });
+    await auth(provider, { serverUrl: url, authorizationCode: code });
+    before = tokens.scope;
+  }
   const client = await connect();
   const who = await client.callTool({ name: "whoami", arguments: {} });
-  console.log(JSON.stringify({ asked, granted: tokens.scope, who: JSON.parse(who.content[0].text) }));
+  console.log(JSON.stringify({ asked, before, granted: tokens.scope, who: JSON.parse(who.content[0].text) }));
   await client.close();
 } catch (error) {
   console.log(JSON.stringify({ asked, error: `${error.name}: ${error.message}` }));
