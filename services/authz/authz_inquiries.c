@@ -448,6 +448,8 @@ static void judge_answer(struct inquiry *inquiry, const struct issuer *issuer, c
         return;
     }
     if (reason != JOSE_FINE) {
+        if (jose_reason_error(reason) == ERR_UNVERIFIED)    /* or who repeats it makes a question of each request */
+            keep(inquiry, jose_reason_text(reason), REFUSED_S * UINT64_C(1000000));
         finish_judged(inquiry, reason);
         return;
     }

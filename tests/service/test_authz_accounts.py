@@ -3,11 +3,13 @@ import http.server
 import itertools
 import json
 import threading
+import time
+import urllib.parse
 
 import psycopg
 import pytest
 
-from test_authz_tokens import CORP, DENIED, OK, UNVERIFIED, Bench
+from test_authz_tokens import CORP, DENIED, OK, UNAVAILABLE, UNVERIFIED, Bench
 from test_schema import USER, changes, events, is_gapless
 from tokens import Key
 
@@ -17,11 +19,23 @@ serial = itertools.count(1)
 
 
 class GitHub(http.server.BaseHTTPRequestHandler):
-    """POST /applications/<client id>/token: whose token it is."""
+    """POST /applications/<client id>/token of GitHub, GET /tokeninfo of Google: whose token it is, by its text."""
     def do_POST(self):
         token = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["access_token"]
-        body = json.dumps({"app": {"client_id": "Iv1.test"}, "user": {"id": int(token.split("_")[1]), "login": "octo"}, "scopes": []}).encode()
-        self.send_response(200)
+        application = {"gho_other": "Iv1.other", "gho_none": None}.get(token, "Iv1.test")
+        number = token.split("_")[1]
+        self.answer(token, {"app": {"client_id": application}, "user": {"id": int(number) if number.isdigit() else 1}, "scopes": []}, 404)
+
+    def do_GET(self):
+        token = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)["access_token"][0]
+        told = {"aud": "ours.apps", "azp": "ours.apps", "sub": token.rsplit(".", 1)[1], "exp": str(int(time.time()) + 600)}
+        self.answer(token, {**told, **{"ya29.other": {"aud": "other.apps"}, "ya29.none": {"aud": None}, "ya29.old": {"exp": "1"}}.get(token, {})}, 400)
+
+    def answer(self, token, said, unknown):
+        self.server.asked.append(token)
+        status = 500 if token.endswith("broken") else unknown if token.endswith("unknown") else 200
+        body = json.dumps(said).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -39,12 +53,15 @@ def key():
 def bench(postgres_server, key):
     bench = Bench(postgres_server)
     github = http.server.ThreadingHTTPServer(("127.0.0.1", 0), GitHub)
+    github.asked = bench.asked = []
     threading.Thread(target=github.serve_forever, daemon=True).start()
+    origin = f"http://127.0.0.1:{github.server_address[1]}"
     bench.publish("entra", ENTRA, key.jwk())
     bench.publish("corp", CORP["issuer"], key.jwk())
     bench.start({"name": "entra", "preset": "entra-v2", "azure_tenant": DIRECTORY, "client_id": "app"}, CORP,
                 {"name": "hub", "preset": "github", "client_id": "Iv1.test", "client_secret": "s", "grants": ["read"],
-                 "introspection_url": f"http://127.0.0.1:{github.server_address[1]}/applications/Iv1.test/token"})
+                 "introspection_url": f"{origin}/applications/Iv1.test/token"},
+                {"name": "goo", "preset": "google", "client_id": "ours.apps", "grants": ["read"], "introspection_url": f"{origin}/tokeninfo"})
     yield bench
     bench.close()
     github.shutdown()
@@ -176,6 +193,35 @@ def test_githubs_number_is_the_account(bench, user):
     link(bench, user, "583231", provider="github")
     assert who(bench, "gho_583231_a") == (user, f"user:{user}")
     assert who(bench, "gho_42_a") == ("hub:42", "user:hub:42")
+
+
+@pytest.mark.parametrize("token, reason", [
+    ("gho_other", "audience"), ("gho_none", "aud_missing"), ("gho_unknown", "token_opaque"), ("ya29.other", "audience"), ("ya29.none", "aud_missing"),
+    ("ya29.old", "expired"), ("ya29.unknown", "token_opaque")])
+def test_a_token_that_was_made_for_another_application_is_refused_and_asked_about_once(bench, token, reason):
+    for _ in range(3):
+        assert who(bench, token) == (UNVERIFIED, reason)
+    assert bench.asked.count(token) == 1
+
+
+def test_a_provider_that_is_down_is_503_and_asked_again(bench):
+    for token in ("gho_broken", "ya29.broken"):
+        for _ in range(2):
+            assert who(bench, token) == (UNAVAILABLE, "issuer_silent")
+        assert bench.asked.count(token) == 2
+
+
+def test_what_no_provider_could_have_made_is_asked_of_none(bench):
+    before = len(bench.asked)
+    for token in ("ghp_1_a", "GHO_1_a", "github_pat_1", "ya2.x", 'gho_1"_a', "gho_" + "x" * 5000):
+        assert who(bench, token)[0] == UNVERIFIED, token
+    assert len(bench.asked) == before
+
+
+def test_googles_subject_is_the_account(bench, user):
+    link(bench, user, "11787", provider="google")
+    assert who(bench, "ya29.11787") == (user, f"user:{user}")
+    assert who(bench, "ya29.42") == ("goo:42", "user:goo:42")
 
 
 def test_an_issuer_that_is_not_linked_asks_nobody(bench, key, user):
