@@ -82,7 +82,7 @@ static enum exit_code server_remove(struct cli *cli, const struct arguments *arg
 
 #define POLICY_OPTIONS \
     { "upstream-auth", "HOW", "gateway (default), or own: tokens made for --resource travel on to it" }, \
-    { "resource", "AUD", "what tokens for it name as aud, with --upstream-auth own" }, \
+    { "resource", "AUD", "what tokens for it name as aud: with --upstream-auth own, or the URL of an application behind forward-auth" }, \
     { "second-factor", "on|off", "whether its callers need one" }, \
     { "enforce", "HOW", "on (default), or observe: refusals are only recorded" }
 static const struct option_row add_options[] = {

@@ -25,7 +25,8 @@ local function check(txn)
     txn:set_var("txn.mcpgw_status", answer and answer.status or 503)
     if not answer or not answer.headers then return end
     txn:set_var("txn.mcpgw_body", answer.body or "")
-    txn:set_var("txn.mcpgw_challenge", first(answer.headers, "www-authenticate") or "Bearer")
+    local challenge = first(answer.headers, "www-authenticate")
+    if challenge then txn:set_var("txn.mcpgw_challenge", challenge) end
     txn:set_var("txn.mcpgw_retry", first(answer.headers, "retry-after") or "1")
     for _, name in ipairs(identity) do
         txn.http:req_set_header("x-mcpgw-" .. name, first(answer.headers, "x-mcpgw-" .. name) or "")

@@ -33,6 +33,13 @@ static void write_parameter(struct writer *head, bool *is_first, const char *nam
     *is_first = false;
 }
 
+static bool find_metadata(const struct exchange *exchange, struct writer *url)
+{
+    if (exchange->resource != NULL)
+        return metadata_write_url_of(exchange->edge->metadata, exchange->resource, url);
+    return metadata_write_url(exchange->edge->metadata, exchange->path, url);
+}
+
 void challenge_write(struct writer *head, const struct exchange *exchange, const struct refusal *refusal)
 {
     const struct reason *reason = reason_of(refusal);
@@ -48,7 +55,7 @@ void challenge_write(struct writer *head, const struct exchange *exchange, const
         write_parameter(head, &is_first, "error", reason->error);
         write_parameter(head, &is_first, "error_description", reason->description);
     }
-    if (metadata_write_url(exchange->edge->metadata, exchange->path, &text) && !text.is_full) {
+    if (find_metadata(exchange, &text) && !text.is_full) {
         url[text.size] = '\0';
         write_parameter(head, &is_first, "resource_metadata", url);
     }

@@ -63,6 +63,9 @@ static void answer_route(struct exchange *exchange, const struct route_match *ma
     case ROUTE_metadata:
         metadata_answer(exchange, match);
         return;
+    case ROUTE_metadata_of:
+        metadata_answer_named(exchange);
+        return;
     case ROUTE_introspect:
         introspect_answer(exchange, match);
         return;

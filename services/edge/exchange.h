@@ -37,6 +37,7 @@ struct workspace {
     char request_id[EXCHANGE_REQUEST_ID_MAX + 1];
     char peer[PEERS_ADDRESS_SIZE], address[PEERS_ADDRESS_SIZE];
     struct call call;
+    char resource[257];                   /* as server_entry.resource */
     uint8_t token[EXCHANGE_TOKEN_MAX];    /* of a deferred exchange: its request is gone when authz wants to see it */
     char body[EXCHANGE_BODY_SIZE];
     char reply[EXCHANGE_REPLY_SIZE];
@@ -57,6 +58,7 @@ struct exchange {
     struct workspace *space;
     const struct http_head *head;
     const char *method, *path, *query;    /* path normalised; query "" when there is none */
+    const char *resource;                 /* URL of the application that another proxy asks for; NULL: it is `path` */
     const char *peer, *address;           /* of the connection; of the client behind trusted proxies */
     bool peer_is_trusted;
     const char *request_id;

@@ -255,6 +255,10 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
     }
     if (need.server[0] != '\0')
         found = servers_find(exchange->edge->servers, need.server, &server);
+    if (found == ERR_OK && server.resource[0] != '\0') {    /* what its clients know it by, for the challenge */
+        text_copy(exchange->space->resource, sizeof exchange->space->resource, server.resource);
+        exchange->resource = exchange->space->resource;
+    }
     call = gate_prepare_for(exchange, need.scopes, need.for_nginx, found == ERR_OK ? &server : NULL);
     if (call == NULL)
         return;

@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "common/scope.h"
 #include "services/edge/answer.h"
+#include "services/edge/query.h"
 
 #define WELL_KNOWN "/.well-known/oauth-protected-resource"
 #define MCP        "/mcp/"
@@ -99,6 +100,20 @@ bool metadata_write_url(const struct metadata *metadata, const char *path, struc
     return true;
 }
 
+bool metadata_write_url_of(const struct metadata *metadata, const char *resource, struct writer *writer)
+{
+    const char *path;
+
+    if (metadata->first == NULL || !is_url(resource, strlen(resource)))
+        return false;
+    path = strstr(resource, "://") + 3;
+    path += strcspn(path, "/");
+    writer_bytes(writer, resource, (size_t)(path - resource));
+    writer_literal(writer, WELL_KNOWN);
+    writer_text(writer, strcmp(path, "/") == 0 ? "" : path);
+    return true;
+}
+
 const char *metadata_format_scopes(const struct metadata *metadata, uint64_t scopes, char text[METADATA_SCOPES_SIZE])
 {
     if (metadata->first == NULL)
@@ -119,12 +134,10 @@ static void write_scopes(struct writer *body, const struct metadata *metadata, u
     }
 }
 
-static void write_document(struct writer *body, const struct metadata *metadata, const char *slug)
+static void write_document(struct writer *body, const struct metadata *metadata, const char *resource, const char *slug)
 {
     const struct issuers *issuers = metadata->issuers;
-    char resource[URL_MAX + sizeof MCP + 65];
 
-    snprintf(resource, sizeof resource, "%s%s%s", metadata->base, *slug != '\0' ? MCP : "", slug);
     writer_literal(body, "{\"resource\":");
     writer_json(body, resource);
     writer_literal(body, ",\"authorization_servers\":[");
@@ -147,13 +160,41 @@ static void refuse(struct exchange *exchange, enum err err, const char *detail)
     answer_refuse_early(exchange, &(struct refusal){ .err = err, .detail = detail }, "metadata");
 }
 
+static void answer_document(struct exchange *exchange, const char *resource, const char *slug)
+{
+    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
+    struct answer answer;
+
+    write_document(&body, exchange->edge->metadata, resource, slug);
+    dispatch_count_refusal(exchange->edge->dispatch, exchange->address, "metadata", 200);
+    answer = answer_begin(exchange, 200);
+    answer_send(&answer, "application/json", body.bytes, body.size);
+}
+
+void metadata_answer_named(struct exchange *exchange)
+{
+    struct server_entry server;
+    char slug[65];
+    enum err err = query_find(exchange->query, "server", slug, sizeof slug);
+
+    exchange->is_public = true;
+    if (exchange->edge->metadata->first == NULL)
+        err = ERR_NOT_FOUND;
+    if (err == ERR_OK)
+        err = servers_find(exchange->edge->servers, slug, &server);
+    if (err != ERR_OK)
+        refuse(exchange, err, err == ERR_MALFORMED ? "server in the query is repeated or badly escaped" : NULL);
+    else if (!is_url(server.resource, strlen(server.resource)))
+        refuse(exchange, ERR_NOT_FOUND, "this server has no URL of its own: mcpgw server set <server> --resource https://...");
+    else
+        answer_document(exchange, server.resource, server.slug);
+}
+
 void metadata_answer(struct exchange *exchange, const struct route_match *match)
 {
     const struct metadata *metadata = exchange->edge->metadata;
-    struct writer body = writer_on(exchange->space->body, sizeof exchange->space->body);
     struct server_entry server = { .slug = "" };
-    struct answer answer;
-    char slug[65] = "";
+    char slug[65] = "", resource[URL_MAX + sizeof MCP + 65];
     enum err err = ERR_OK;
 
     exchange->is_public = true;
@@ -172,10 +213,8 @@ void metadata_answer(struct exchange *exchange, const struct route_match *match)
                : "each server is a resource of its own: /.well-known/oauth-protected-resource/mcp/<server>");
         return;
     }
-    write_document(&body, metadata, server.slug);
-    dispatch_count_refusal(exchange->edge->dispatch, exchange->address, "metadata", 200);
-    answer = answer_begin(exchange, 200);
-    answer_send(&answer, "application/json", body.bytes, body.size);
+    snprintf(resource, sizeof resource, "%s%s%s", metadata->base, server.slug[0] != '\0' ? MCP : "", server.slug);
+    answer_document(exchange, resource, server.slug);
 }
 
 void metadata_answer_preflight(struct exchange *exchange)

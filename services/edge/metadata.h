@@ -37,6 +37,14 @@ const char *metadata_format_scopes(const struct metadata *metadata, uint64_t sco
  */
 bool metadata_write_url(const struct metadata *metadata, const char *path, struct writer *writer);
 
+/* As above, of an application that has the URL `resource`: RFC 9728 3.1 puts the document between its host and its path. */
+bool metadata_write_url_of(const struct metadata *metadata, const char *resource, struct writer *writer);
+
+/*
+ * GET /auth/metadata?server=slug: the document of an application behind forward-auth, whose `resource` is the URL that its
+ * clients use.  The proxy in front serves it at the application's own well-known path.
+ */
+void metadata_answer_named(struct exchange *exchange);
 /* GET /.well-known/oauth-protected-resource[/mcp/{server}] */
 void metadata_answer(struct exchange *exchange, const struct route_match *match);
 /* OPTIONS of any open document: any page may read it. */

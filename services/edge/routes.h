@@ -11,7 +11,7 @@
 
 enum route_handler {
     ROUTE_authorise, ROUTE_manage, ROUTE_context, ROUTE_health, ROUTE_metrics, ROUTE_proxy, ROUTE_preflight,
-    ROUTE_introspect, ROUTE_metadata, ROUTE_jwks, ROUTE_open_preflight, ROUTE_openapi
+    ROUTE_introspect, ROUTE_metadata, ROUTE_metadata_of, ROUTE_jwks, ROUTE_open_preflight, ROUTE_openapi
 };
 
 #define ROUTE_SCOPE_CALLER (UINT64_C(1) << 62)

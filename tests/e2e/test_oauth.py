@@ -17,6 +17,7 @@ import requests
 from conftest import Gateway, free_port, make_home, wait_until
 from oauth_flow import Client
 from peers import node
+import test_proxies
 from stand_in import CLIENTS, DIRECTORY, Providers
 from stand_in import SECRET as CLIENT_SECRET
 
@@ -27,6 +28,8 @@ ISSUERS = """issuers:
     algorithms: [ES256]
     cooldown_s: 5
     opaque: introspect
+    server_audiences:
+      app: ["{app_url}"]
     introspection_url: {issuer}/token/introspection
     client_id: gateway
     client_secret: gateway-secret-of-the-tests
@@ -86,20 +89,27 @@ def app_port():
 
 
 @pytest.fixture(scope="module")
+def app_url():
+    """Of an MCP server that nginx serves and asks the gateway about."""
+    return f"http://127.0.0.1:{free_port()}/mcp"
+
+
+@pytest.fixture(scope="module")
 def providers():
     with Providers() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def gateway(provider, providers, app_port):
+def gateway(provider, providers, app_port, app_url):
     home = make_home()
     instance = Gateway(home, free_port())
     config = instance.home / "issuers.yaml"
-    config.write_text(ISSUERS.format(issuer=provider, app=f"http://127.0.0.1:{app_port}", providers=providers.url, directory=DIRECTORY,
+    config.write_text(ISSUERS.format(issuer=provider, app=f"http://127.0.0.1:{app_port}", providers=providers.url, directory=DIRECTORY, app_url=app_url,
                                      secret=CLIENT_SECRET, **CLIENTS))
     config.chmod(0o644)
     instance.settings = {"MCPGW_CONFIG": str(config), "MCPGW_SETTINGS_keys": FETCH,
+                         "MCPGW_SETTINGS_edge": "MCPGW_TRUSTED_PROXIES=127.0.0.0/8",
                          "MCPGW_SETTINGS_authz": f"{FETCH} MCPGW_BETTER_AUTH_SECRET={SECRET}"}
     try:
         instance.up(authz=2)
@@ -427,6 +437,36 @@ def test_the_official_client_needs_nothing_but_the_url(gateway):
     who = seen["who"]
     assert (who["X-Mcpgw-User"], who["X-Mcpgw-Auth-Method"], who["X-Mcpgw-Scopes"]) == ("oidc:alice", "oauth", "proxy")
     assert len(gateway.wait_for_events(2, event="decision", userId="oidc:alice", server="example")) >= 2
+
+
+@pytest.fixture
+def behind_nginx(gateway, app_url, tmp_path):
+    """docs/proxies/nginx.conf in front of the example server, registered with the URL that clients use."""
+    listed = gateway.call("GET", "/api/v1/servers").json()["items"]
+    upstream = next(s["url"] for s in listed if s["slug"] == "example")
+    added = gateway.cli("server", "add", "app", upstream, "--resource", app_url)
+    assert added.returncode == 0, added.stderr
+    text = (test_proxies.SNIPPETS / "nginx.conf").read_text()
+    for old, new in (("8080", gateway.port), ("8090", urlsplit(app_url).port), ("8091", urlsplit(upstream).port), ("scope=proxy;", "scope=proxy&server=app;")):
+        assert old in text
+        text = text.replace(old, str(new))
+    with open(tmp_path / "log", "w") as log, subprocess.Popen(test_proxies.nginx(tmp_path, text), stdout=log, stderr=log) as process:
+        wait_until(lambda: process.poll() is not None or (tmp_path / "pid").exists(), 20, "nginx runs")
+        yield app_url
+        process.terminate()
+
+
+def test_the_official_client_logs_in_to_a_server_that_nginx_serves(gateway, behind_nginx, alice):
+    refused = requests.post(behind_nginx, json={}, timeout=20)
+    named = behind_nginx.replace("/mcp", "/.well-known/oauth-protected-resource/mcp")
+    assert refused.status_code == 401 and f'resource_metadata="{named}"' in refused.headers["www-authenticate"]
+    seen = sdk_client(behind_nginx, "read")
+    assert seen.get("error") is None, seen
+    assert [(asked["scope"], asked["resource"]) for asked in seen["asked"]] == [("read", behind_nginx), ("proxy", behind_nginx)]
+    assert (seen["who"]["X-Mcpgw-User"], seen["who"]["X-Mcpgw-Auth-Method"]) == ("oidc:alice", "oauth")
+    client, resource = alice
+    foreign = client.log_in("openid proxy", resource)["access_token"]                  # of another server of this gateway
+    assert requests.post(behind_nginx, json={}, timeout=20, headers={"authorization": f"Bearer {foreign}"}).status_code == 401
 
 
 def test_the_official_client_steps_up_to_the_scopes_of_the_operation(gateway):

@@ -103,10 +103,17 @@ def test_a_valid_key_reaches_the_application_with_its_identity(proxy, trusting):
 def test_refusals_keep_their_status(proxy, trusting):
     without = trusting.make_key(scopes=["read"])
     few = trusting.make_key(scopes=["proxy"], rateLimit={"requests": 1, "window": 3600})
-    assert requests.get(proxy + "/", timeout=10).status_code == 401
-    assert requests.get(proxy + "/", timeout=10, headers={"x-api-key": without["key"]}).status_code == 403
+    refused = requests.get(proxy + "/", timeout=10)
+    assert refused.status_code == 401 and refused.headers["WWW-Authenticate"].startswith("Bearer ")
+    refused = requests.get(proxy + "/", timeout=10, headers={"x-api-key": without["key"]})
+    assert refused.status_code == 403 and 'error="insufficient_scope"' in refused.headers["WWW-Authenticate"]
     assert requests.get(proxy + "/", timeout=10, headers={"x-api-key": few["key"]}).status_code == 200
     assert requests.get(proxy + "/", timeout=10, headers={"x-api-key": few["key"]}).status_code == 429
+
+
+def test_the_metadata_of_the_application_is_the_gateways(proxy, trusting):
+    answer = requests.get(proxy + "/.well-known/oauth-protected-resource/mcp", timeout=10)
+    assert answer.status_code == 404 and answer.json()["code"] == "not_found"          # this gateway has no issuers; nobody is asked for a key
 
 
 def test_the_event_names_the_original_request(proxy, trusting):

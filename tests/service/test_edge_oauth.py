@@ -177,6 +177,31 @@ def test_challenges_are_one_text_for_one_refusal(start, settings):
     assert nasty.status_code == 401 and nasty.headers["WWW-Authenticate"] == 'Bearer scope="mcp:proxy"'
 
 
+@pytest.mark.parametrize("resource, url", [
+    ("https://app.example/tools/mcp", "https://app.example" + METADATA + "/tools/mcp"), ("https://app.example:8443/", "https://app.example:8443" + METADATA),
+    ("https://app.example", "https://app.example" + METADATA), ("api://app", None), ('https://app.example/"x', None), ("", None)])
+def test_an_application_behind_forward_auth_has_its_own_document(start, settings, resource, url):
+    edge = start(**settings, server={"resource": resource})
+    named = f', resource_metadata="{url}"' if url else ""
+    forged = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Uri": "/evil"}
+    answer = edge.check("?scope=proxy&server=wire", key=None, headers=forged)
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, ("Bearer" + named + ', scope="mcp:proxy"').replace("Bearer,", "Bearer"))
+    verdict_of(edge, error=3, reason="scope")
+    answer = edge.check("?scope=proxy,read&server=wire")
+    assert answer.status_code == 403 and (named + ', scope="mcp:read mcp:proxy"') in answer.headers["WWW-Authenticate"]
+    assert "resource_metadata" not in edge.check("?scope=proxy", key=None).headers["WWW-Authenticate"]
+    document = edge.call("GET", "/auth/metadata?server=wire", key=None, headers=forged)
+    assert document.status_code == (200 if url else 404)
+    if url:
+        assert document.headers["Access-Control-Allow-Origin"] == "*"
+        assert document.json() == {"resource": resource, "authorization_servers": ["https://auth.example/api/auth", "https://second.example"],
+                                   "scopes_supported": ["mcp:proxy"], "bearer_methods_supported": ["header"], "resource_name": "wire"}
+    for query in ("", "?server=", "?server=nowhere", "?server=a&server=b", "?server=%zz"):
+        assert edge.call("GET", "/auth/metadata" + query, key=None).status_code in (400, 404), query
+    assert edge.call("OPTIONS", "/auth/metadata?server=wire", key=None, headers={"Origin": "https://any.example"}).status_code == 204
+    assert edge.call("GET", METADATA + "/mcp/wire", key=None).json()["resource"] == PUBLIC + "/mcp/wire"
+
+
 @pytest.mark.parametrize("method, headers", [(1, {}), (2, bearer(TOKEN))])
 def test_a_lacking_scope_is_a_step_up_that_names_all_of_them(start, method, headers, settings):
     edge = start(**settings)

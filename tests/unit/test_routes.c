@@ -127,7 +127,7 @@ static void only_decisions_preflights_and_documents_name_no_scope(void **state)
         if (routes[r].scope == ROUTE_SCOPE_CALLER)
             assert_int_equal(routes[r].handler, ROUTE_authorise);
         else if (routes[r].scope == ROUTE_SCOPE_OPEN)
-            assert_true(routes[r].handler == ROUTE_preflight || routes[r].handler == ROUTE_metadata
+            assert_true(routes[r].handler == ROUTE_preflight || routes[r].handler == ROUTE_metadata || routes[r].handler == ROUTE_metadata_of
                         || routes[r].handler == ROUTE_jwks || routes[r].handler == ROUTE_openapi || routes[r].handler == ROUTE_open_preflight);
         else
             assert_true(routes[r].scope != 0 && (routes[r].scope & ~SCOPE_ALL) == 0);
