@@ -178,6 +178,36 @@ class Issuer:
         self.stopping.wait(30)
         handler.close_connection = True
 
+    def TRICKLE(self, handler):
+        """A byte now and then: never silent for long, never done."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        try:
+            while not self.stopping.wait(0.05):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+        except OSError:
+            pass
+        handler.close_connection = True
+
+    def ENDLESS(self, handler):
+        """Says no length, and never stops."""
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        try:
+            handler.wfile.write(b'{"keys":[')
+            while not self.stopping.is_set():
+                handler.wfile.write(b" " * 65536)
+        except OSError:
+            pass
+        handler.close_connection = True
+
+    def DEAD(self, handler):
+        """The connection ends without an answer."""
+        handler.close_connection = True
+
     def token(self, key=None, lifetime=300, header=None, **claims):
         now = int(time.time())
         return (key or self.keys[0]).sign({"iss": self.url, "sub": "someone", "client_id": "client", "iat": now, "exp": now + lifetime,

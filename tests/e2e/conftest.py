@@ -192,16 +192,16 @@ def own_gateway():
 class Load:
     """Valid requests from several threads until stopped; every answer is kept by status."""
 
-    def __init__(self, gateway, key, path="/auth/check", threads=4):
+    def __init__(self, gateway, key, path="/auth/check", threads=4, headers=None):
         self.statuses, self.errors = {}, []
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(gateway.url + path, key)) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(gateway.url + path, headers or {"x-api-key": key})) for _ in range(threads)]
 
-    def _run(self, url, key):
+    def _run(self, url, headers):
         session = requests.Session()
         while not self._stop.is_set():
             try:
-                status = session.get(url, headers={"x-api-key": key}, timeout=20).status_code
+                status = session.get(url, headers=headers, timeout=20).status_code
                 with self._lock:
                     self.statuses[status] = self.statuses.get(status, 0) + 1
             except requests.RequestException as error:

@@ -411,14 +411,17 @@ def test_a_providers_token_for_another_application_opens_nothing(gateway, provid
 
 # ---- last: the provider forgets its clients -----------------------------------------------------
 
-def test_a_key_that_was_rotated_in_is_learned(gateway, provider, alice):
+def test_a_key_that_is_rotated_in_under_load_is_learned_and_the_old_one_never_fails(gateway, provider, alice, load):
     client, resource = alice
-    before = client.log_in("openid proxy", resource)["access_token"]
-    requests.post(provider + "/test/rotate", timeout=20)
-    server = requests.get(provider + "/.well-known/openid-configuration", timeout=20).json()
-    after = Client(server, "openid proxy").log_in("openid proxy", resource)["access_token"]
-    wait_until(lambda: bearer(gateway, after).status_code == 200, 30, "the new key is learned")
-    assert bearer(gateway, before).status_code == 200
+    before = client.log_in("openid proxy", resource, login_hint="rita")["access_token"]
+    with load(gateway, None, "/auth/check?scope=proxy&server=example", 2, {"authorization": f"Bearer {before}"}) as running:
+        running.wait_for(50)
+        requests.post(provider + "/test/rotate", timeout=20)
+        server = requests.get(provider + "/.well-known/openid-configuration", timeout=20).json()
+        after = Client(server, "openid proxy").log_in("openid proxy", resource)["access_token"]
+        wait_until(lambda: bearer(gateway, after).status_code == 200, 30, "the new key is learned")
+        running.wait_for(50)
+    assert running.errors == [] and set(running.statuses) <= {200, 429}     # accepted, and counted against its user's 500 an hour
 
 
 def sdk_client(*arguments):

@@ -133,12 +133,16 @@ def test_nothing_bad_replaces_a_good_set(bench, issuer):
     bench.wait_kids("key-1")
     before, fetched = sequence(bench.database), bench.row()["fetched_at"]
     issuer.keys = [Key("key-2")]
-    bad = [Issuer.ERROR, Issuer.PAGE, Issuer.HUGE, Issuer.EMPTY, Issuer.PRIVATE, Issuer.REDIRECT, Issuer.TRUNCATED, Issuer.SLOW]
+    bad = [Issuer.ERROR, Issuer.PAGE, Issuer.HUGE, Issuer.ENDLESS, Issuer.EMPTY, Issuer.PRIVATE, Issuer.REDIRECT, Issuer.TRUNCATED, Issuer.DEAD,
+           Issuer.SLOW, Issuer.TRICKLE]
     for failures, answer in enumerate(bad, 1):
         issuer.keys_answer = answer
         bench.end_cooldown()
         bench.want()
-        assert bench.wait_failures(failures), answer.__name__
+        try:
+            bench.wait_failures(failures)
+        except AssertionError as late:
+            raise AssertionError(f"the set was {answer.__name__}") from late
     assert bench.kids() == ["key-1"] and bench.row()["fetched_at"] == fetched
     assert sequence(bench.database) == before and "/elsewhere" not in issuer.asked
     assert process.metrics()['mcpgw_issuer_fetches_total{outcome="failed"}'] == len(bad)
