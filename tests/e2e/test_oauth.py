@@ -165,6 +165,23 @@ def test_a_token_of_the_provider_opens_the_server_and_no_other(gateway, alice):
     assert refused.status_code == 401 and 'error="invalid_token"' in refused.headers["www-authenticate"]
 
 
+def test_keys_and_tokens_open_one_server_and_the_token_decides(gateway, alice):
+    client, resource = alice
+    good, narrow = (client.log_in(scope, resource)["access_token"] for scope in ("openid proxy read", "openid read"))
+    key = gateway.make_key(scopes=["proxy"])["key"]
+    decided = [("api_key", 200, {"x-api-key": key}), ("api_key", 200, {"authorization": f"Bearer {key}"}),
+               ("oauth", 200, {"x-api-key": key, "authorization": f"Bearer {good}"}),
+               ("oauth", 403, {"x-api-key": key, "authorization": f"Bearer {narrow}"}),
+               ("oauth", 401, {"x-api-key": key, "authorization": f"Bearer {good[:-6]}AAAAAA"}),
+               (None, 400, {"x-api-key": gateway.admin_key, "authorization": f"Bearer {key}"})]
+    for method, expected, headers in decided:
+        answer = requests.post(resource, timeout=20, json={"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}},
+                               headers={"accept": "application/json, text/event-stream", **headers})
+        assert answer.status_code == expected, (headers, answer.text)
+        if expected == 200:
+            assert check(gateway, **headers).json()["authMethod"] == method
+
+
 def test_an_opaque_token_is_asked_about(gateway, alice):
     client, resource = alice
     token = client.log_in("openid proxy read", resource + "?opaque")["access_token"]
@@ -459,7 +476,7 @@ def behind_nginx(gateway, app_url, tmp_path):
         process.terminate()
 
 
-def test_the_official_client_logs_in_to_a_server_that_nginx_serves(gateway, behind_nginx, alice):
+def test_the_official_client_logs_in_to_a_server_that_nginx_serves(gateway, provider, behind_nginx):
     refused = requests.post(behind_nginx, json={}, timeout=20)
     named = behind_nginx.replace("/mcp", "/.well-known/oauth-protected-resource/mcp")
     assert refused.status_code == 401 and f'resource_metadata="{named}"' in refused.headers["www-authenticate"]
@@ -467,8 +484,8 @@ def test_the_official_client_logs_in_to_a_server_that_nginx_serves(gateway, behi
     assert seen.get("error") is None, seen
     assert [(asked["scope"], asked["resource"]) for asked in seen["asked"]] == [("read", behind_nginx), ("proxy", behind_nginx)]
     assert (seen["who"]["X-Mcpgw-User"], seen["who"]["X-Mcpgw-Auth-Method"]) == ("oidc:alice", "oauth")
-    client, resource = alice
-    foreign = client.log_in("openid proxy", resource)["access_token"]                  # of another server of this gateway
+    client = Client(requests.get(provider + "/.well-known/openid-configuration", timeout=20).json(), "openid proxy")
+    foreign = client.log_in("openid proxy", f"{gateway.url}/mcp/example")["access_token"]
     assert requests.post(behind_nginx, json={}, timeout=20, headers={"authorization": f"Bearer {foreign}"}).status_code == 401
 
 

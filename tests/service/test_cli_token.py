@@ -124,6 +124,87 @@ def test_the_examples_of_the_page_are_read(signer, tmp_path, number):
         assert shown.returncode == 0, shown.stderr
 
 
+CORP, PARTNER, CLIENT = "7f0c2b3e-1111-2222-3333-444455556666", "11111111-2222-3333-4444-555555555555", "0b5d4c6a-1111-2222-3333-444455556666"
+GROUP = "2f1a7f60-1111-2222-3333-444455556666"
+
+
+def entra(directory, **claims):
+    return {"iss": f"https://login.microsoftonline.com/{directory}/v2.0", "aud": CLIENT, "tid": directory, "oid": "9a6e", "ver": "2.0", "scope": None,
+            "header": {"typ": "JWT"}, **claims}
+
+
+def keycloak(**claims):
+    """As Keycloak makes access tokens: the kind of token in a claim, the client in azp, roles in an object."""
+    return {"iss": "https://sso.example/realms/main", "aud": ["mcp-gateway", "account"], "typ": "Bearer", "azp": "ide", "scope": "openid mcp email",
+            "email_verified": True, "organization": ["acme"], "acr": "1", "realm_access": {"roles": ["offline_access"]}, "header": {"typ": "JWT"}, **claims}
+
+
+def workflow(**claims):
+    return {"iss": "https://token.actions.githubusercontent.com", "aud": "https://gw.example/mcp/any", "sub": "repo:example/app:ref:refs/heads/main",
+            "repository_owner": "example", "scope": None, "header": {"typ": "JWT"}, **claims}
+
+
+APP = {"iss": "https://auth.example/api/auth", "aud": "https://gw.example/mcp/any", "scope": "openid mcp:proxy"}
+# (page, words of the example, claims, server, what the page promises: members of the context, or the reason it is refused for)
+PROMISES = [
+    ("oauth", "Better-Auth's baseURL", APP, "any", {"userId": "u1", "scopes": "proxy"}),
+    ("oauth", "Better-Auth's baseURL", {**APP, "header": {"typ": "JWT"}}, "any", "token_type"),
+    ("oauth", "Better-Auth's baseURL", APP, "other", "audience"),
+    ("oauth", "partners", entra(CORP, scp="tools.use"), "any", {"userId": "corp:9a6e", "tenantId": CORP, "scopes": "read proxy"}),
+    ("oauth", "partners", entra(CORP, scp="tools.use", aud="api://" + CLIENT, groups=[GROUP]), "any", {"rateLimitTier": "admin"}),
+    ("oauth", "partners", entra(PARTNER, scp="mcp:read"), "any", {"tenantId": PARTNER, "scopes": "read"}),
+    ("oauth", "partners", entra("99999999-2222-3333-4444-555555555555", scp="mcp:read"), "any", "directory_unknown"),
+    ("oauth", "partners", entra(CORP), "any", "not_an_access_token"),
+    ("oauth", "server_audiences", keycloak(), "any", {"userId": "keycloak:u1", "tenantId": "acme", "scopes": "read proxy", "rateLimitTier": "oauth",
+                                                      "secondFactor": False, "clientId": "ide"}),
+    ("oauth", "server_audiences", keycloak(acr="gold", realm_access={"roles": ["batch"]}), "any", {"secondFactor": True, "rateLimitTier": "api_key"}),
+    ("oauth", "server_audiences", keycloak(organization="umbrella", realm_access={"roles": ["gateway-admin"]}), "any", {"tenantId": "umbrella", "rateLimitTier": "admin"}),
+    ("oauth", "server_audiences", keycloak(), "payroll", "audience"),
+    ("oauth", "server_audiences", keycloak(aud="mcp-payroll"), "payroll", {"scopes": "read proxy"}),
+    ("oauth", "server_audiences", keycloak(aud="mcp-payroll"), "any", "audience"),
+    ("oauth", "server_audiences", keycloak(azp="other"), "any", "client_not_allowed"),
+    ("oauth", "server_audiences", keycloak(email_verified=False), "any", "claim_required"),
+    ("oauth", "server_audiences", keycloak(organization="none"), "any", "tenant_missing"),
+    ("oauth", "token.actions", workflow(), "any", {"userId": "ci:repo:example/app:ref:refs/heads/main", "scopes": "read proxy"}),
+    ("oauth", "token.actions", workflow(repository_owner="stranger"), "any", "claim_required"),
+    ("oauth", "token.actions", APP, "any", {"userId": "u1"}),
+    ("oauth", "providerId in genericOAuth", {**keycloak(), "aud": "https://gw.example/mcp/any", "scope": "mcp:read", "header": {}}, "any", {"userId": "sso:u1"}),
+    ("entra", "idtyp", entra(PARTNER, scp="mcp:proxy", idtyp="user"), "any", {"userId": "entra:", "tenantId": PARTNER, "scopes": "read proxy"}),
+    ("entra", "idtyp", entra(CORP, scp="mcp:proxy", idtyp="user", groups=[GROUP]), "any", {"scopes": "read write proxy"}),
+    ("entra", "idtyp", entra(CORP, scp=None, roles=["mcp:admin"], idtyp="app"), "any", "claim_required"),
+    ("migrating-fastmcp", "tools.example", {**APP, "aud": "https://tools.example/mcp"}, "tools", {"userId": "u1", "scopes": "proxy"}),
+    ("migrating-fastmcp", "tools.example", {**APP, "aud": "https://tools.example/mcp"}, "any", "audience"),
+]
+
+
+@pytest.mark.parametrize("page, words, claims, server, promised", PROMISES)
+def test_an_example_does_what_its_page_says(signer, tmp_path, page, words, claims, server, promised):
+    block, = (b for b in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.S) if words in b)
+    file = tmp_path / "mcpgw.yaml"
+    file.write_text(block)
+    done = explain(signer.token(**claims), "--jwks", signer.jwks, "--config", file, "--server", server, "--json")
+    said = json.loads(done.stdout)
+    if isinstance(promised, str):
+        assert (done.returncode, said["reason"]) == (1, promised)
+        return
+    assert done.returncode == 0, done.stdout
+    seen = {name: said["context"][name] for name in promised}
+    if promised.get("userId", "").endswith(":"):    # of several directories: a digest
+        seen["userId"] = seen["userId"][:len(promised["userId"])]
+    assert seen == promised
+
+
+@pytest.mark.parametrize("tenant, code", [(CORP, 0), ("contoso.example", 2)])
+def test_two_variables_are_enough_for_one_directory(tenant, code):
+    """As docs/entra.md says; a domain name stands in no token."""
+    for service in ("authz", "edge", "keys"):
+        shown = subprocess.run([program(f"mcpgw-{service}"), "--show-config"], capture_output=True, text=True, timeout=30,
+                               env={"PATH": os.environ["PATH"], "MCPGW_PUBLIC_URL": "https://gw.example", "MCPGW_AZURE_TENANT_ID": tenant,
+                                    "MCPGW_AZURE_CLIENT_ID": CLIENT})
+        assert shown.returncode == code, shown.stderr
+        assert code == 0 or "GUID" in shown.stderr
+
+
 def test_the_page_names_every_field():
     table = subprocess.run([program("mcpgw"), "docs", "issuers"], capture_output=True, text=True, check=True).stdout
     assert table.strip() in (ROOT / "docs" / "oauth.md").read_text(), "mcpgw docs issuers prints what docs/oauth.md has to hold"
