@@ -1,5 +1,8 @@
 # Everything the project does, as words: make up | down | reset | status | test | check | e2e | fuzz | lint | coverage | bench
 #
+# bench: tests/bench/run (beside nginx + Lua + Redis), audit (the trail), better_auth (keys verified beside the real plugin, on one table) and
+#   timing (do refusals differ in time); each of the last two ends with 1 when its bar is missed.  On a quiet machine, 3 to 5 minutes each.
+#
 # VARIANT chooses how the C code is built, each in its own folder:
 #   release (default), asan (ASan + UBSan), tsan, cov (asan, and gcov), next (one MESSAGES_VERSION higher, for the upgrade test),
 #   sabotage (protections of trail and verdicts that a test or benchmark can take away)
@@ -169,6 +172,8 @@ bench:
 	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage programs
 	@tests/bench/run
 	@tests/bench/audit
+	@tests/bench/better_auth
+	@tests/bench/timing
 lint:
 	@$(INSTALL) build lint
 	@tools/lint
