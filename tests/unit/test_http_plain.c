@@ -78,7 +78,7 @@ static void a_plain_head_reads_as_civetweb_leaves_it(void **state)
         struct http_raw_field fields[HEAD_FIELDS];
         struct http_plain plain;
         struct http_head head;
-        struct http_raw raw;
+        struct http_raw raw = { 0 };
         const char *reason;
 
         memcpy(ours, heads[i], size + 1);
