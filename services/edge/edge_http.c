@@ -38,6 +38,7 @@
 #define SOCKET_FD_MAX      65536
 #define LINGER_BYTES_MAX (16u << 20) /* of a refused request, read so that its sender sees the refusal and no reset */
 #define LINGER_MS          1000
+#define IDLE_RESTS_MAX   4u            /* of a connection */
 #define HEAD_SLACK         1024u          /* civetweb's buffer beyond HTTP_HEAD_MAX, so that we, not it, refuse */
 
 /* One civetweb thread. */
@@ -56,6 +57,7 @@ struct exchange_thread {
     struct held_connection held;     /* while the thread rests between requests that the holding thread can answer */
     uint64_t taken;                  /* bytes of this connection's requests so far */
     bool has_lost_count;             /* of them: some were chunked */
+    unsigned idle_rests;             /* in a row, that served nothing */
     bool is_drained;                 /* civetweb holds nothing of the body any more: what comes is in the socket */
     pthread_mutex_t watch;           /* of the five below, which the reaper reads */
     uint64_t deadline_us;            /* 0: not watched */
@@ -376,7 +378,7 @@ static void send_deferred(struct exchange *exchange, const char *bytes, size_t s
         return;
     pthread_mutex_lock(&thread->watch);
     thread->unsent = bytes;
-    thread->unsent_size = size;
+    thread->unsent_size = size;    /* was 0: nothing is answered before the rest of the answer before has left */
     thread->unsent_until_us = clock_monotonic_us() + exchange->edge->config->write_ms * 1000;
     pthread_mutex_unlock(&thread->watch);
     metric_set(METRIC_http_unsent, atomic_fetch_add(&thread->http->unsent, 1) + 1);
@@ -437,6 +439,14 @@ static bool can_defer(struct exchange *exchange)
            && !exchange_settle_close(exchange) && exchange_fd(exchange) >= 0;
 }
 
+/* They lie in memory that the next request is read into: who answers later must find nothing rather than that. */
+static void forget_texts(struct exchange *deferred, struct http_head *head)
+{
+    deferred->method = deferred->query = NULL;
+    head->count = 0;
+    memset(head->seen, 0, sizeof head->seen);
+}
+
 bool exchange_defer(struct exchange *exchange, exchange_answer_fn *answer)
 {
     struct exchange_thread *thread = exchange->thread;
@@ -453,6 +463,7 @@ bool exchange_defer(struct exchange *exchange, exchange_answer_fn *answer)
     if (call->token.size > 0)
         memcpy(exchange->space->token, call->token.bytes, call->token.size);
     call->token.bytes = exchange->space->token;
+    forget_texts(&thread->deferred, &exchange->space->head);
     call->answer = answer_deferred;
     call->owner = thread;
     dispatch_begin(exchange->edge->dispatch, call);
@@ -486,12 +497,15 @@ static bool send_rest(struct exchange_thread *thread)
 /* Before anything else is done with the connection.  false: the answer before did not leave whole. */
 static bool settle_deferred(struct exchange_thread *thread)
 {
-    if (!thread->is_deferring)
-        return true;
-    thread->pipelines |= !atomic_load(&thread->is_answering);
-    dispatch_await(thread->http->edge->dispatch, &thread->space->call);
-    thread->is_deferring = false;
-    return send_rest(thread) && !thread->deferred.is_broken;
+    bool is_whole = true;
+
+    if (thread->is_deferring) {
+        thread->pipelines |= !atomic_load(&thread->is_answering);
+        dispatch_await(thread->http->edge->dispatch, &thread->space->call);
+        thread->is_deferring = false;
+        is_whole = !thread->deferred.is_broken;
+    }
+    return send_rest(thread) && is_whole;    /* the holding thread leaves a rest without deferring as well */
 }
 
 enum err exchange_begin_upload(struct exchange *exchange)
@@ -690,6 +704,7 @@ static int on_connection(const struct mg_connection *connection, void **ret_data
     thread->fd = -1;
     thread->is_over_cap = thread->has_answered = thread->pipelines = thread->has_lost_count = false;
     thread->taken = 0;
+    thread->idle_rests = 0;
     atomic_fetch_add(&thread->http->connections, 1);
     return 0;
 }
@@ -942,6 +957,15 @@ static bool has_read_ahead(const struct exchange_thread *thread)
     return thread->has_lost_count || bytes_received(thread->fd) - unread != thread->taken;
 }
 
+/* A client whose requests are never plain (a value without an end, a long token) would only pay for it. */
+static void rest(struct exchange_thread *thread)
+{
+    if (thread->idle_rests >= IDLE_RESTS_MAX || has_read_ahead(thread))
+        return;
+    thread->idle_rests++;
+    held_wait(thread->http->held, &thread->held, thread->fd);
+}
+
 /* Has the answer before left whole?  A request that comes sooner is for the thread to find out about. */
 static bool is_settled(struct exchange_thread *thread)
 {
@@ -954,8 +978,8 @@ static bool is_settled(struct exchange_thread *thread)
     pthread_mutex_lock(&thread->watch);
     has_unsent = thread->unsent_size > 0;
     pthread_mutex_unlock(&thread->watch);
-    thread->is_deferring = thread->is_deferring && (has_unsent || thread->deferred.is_broken);
-    return !thread->is_deferring;
+    thread->is_deferring = thread->is_deferring && thread->deferred.is_broken;
+    return !thread->is_deferring && !has_unsent;
 }
 
 /* Everything that would need more than a call and a write is for the connection's own thread. */
@@ -968,6 +992,15 @@ static bool can_hold(struct exchange *exchange, const struct http_raw *raw)
            && !head->has_body && !head->wants_close && !head->wants_continue && !head->has_other_expectation
            && !atomic_load_explicit(&exchange->edge->is_draining, memory_order_relaxed) && !is_crowded(exchange)
            && edge_can_hold(exchange);
+}
+
+/* What was looked at.  Should it ever come short, nobody may read the middle of a head as a request. */
+static bool take(int fd, size_t size)
+{
+    if (recv(fd, NULL, size, MSG_TRUNC | MSG_DONTWAIT) == (ssize_t)size)
+        return true;
+    shutdown(fd, SHUT_RDWR);
+    return false;
 }
 
 /* In the holding thread.  The request stays in the socket until it is sure that it is answered here. */
@@ -984,14 +1017,15 @@ static bool serve_held(void *owner)
     size = recv(thread->fd, bytes, sizeof bytes, MSG_PEEK | MSG_DONTWAIT);
     if (size < 0 && errno == EAGAIN)
         return true;
-    if (size <= 0 || !http_plain_read(bytes, (size_t)size, &plain))
+    if (size <= 0 || size == sizeof bytes || !http_plain_read(bytes, (size_t)size, &plain))    /* filled: there may be more */
         return false;
     exchange = begin_exchange(thread, plain.raw.method);
     exchange.is_held = true;
-    if (!can_hold(&exchange, &plain.raw) || recv(thread->fd, NULL, (size_t)size, MSG_TRUNC | MSG_DONTWAIT) != size) {
+    if (!can_hold(&exchange, &plain.raw) || !take(thread->fd, (size_t)size)) {
         end_exchange(&exchange);
         return false;
     }
+    thread->idle_rests = 0;
     thread->taken += (uint64_t)size;
     take_address(&exchange);
     take_request_id(&exchange);
@@ -1027,8 +1061,7 @@ static int on_request(struct mg_connection *connection)
     exchange.connection = connection;
     answer_or_refuse(&exchange, info);
     if (exchange.is_deferred) {
-        if (!has_read_ahead(thread))
-            held_wait(thread->http->held, &thread->held, thread->fd);
+        rest(thread);
         return 200;    /* only for civetweb, which closes after some others */
     }
     thread->has_answered = true;
@@ -1113,6 +1146,12 @@ uint64_t edge_http_connections(const struct edge_http *http)
     return atomic_load(&http->connections);
 }
 
+/* A list, or every address of this host: a port alone is that, too. */
+static bool listens_on_several(const char *listen)
+{
+    return strchr(listen, ',') != NULL || strchr(listen, ':') == NULL || strstr(listen, "0.0.0.0") != NULL;
+}
+
 enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *reterr, size_t reterr_size)
 {
     struct edge_http *http;
@@ -1124,7 +1163,7 @@ enum err edge_http_new(struct edge *edge, struct edge_http **ret_http, char *ret
     if (http == NULL)
         return ERR_NO_MEMORY;
     http->edge = edge;
-    http->has_addresses = strchr(edge->config->listen, ',') != NULL || strstr(edge->config->listen, "0.0.0.0") != NULL;
+    http->has_addresses = listens_on_several(edge->config->listen);
     pthread_mutex_init(&http->lock, NULL);
     mg_init_library(0);
     snprintf(reterr, reterr_size, "threads: the thread that holds connections could not be started");

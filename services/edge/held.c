@@ -62,12 +62,17 @@ static void give_back(struct held *held, struct held_connection *connection)
     sem_post(&connection->is_back);
 }
 
-static void serve(struct held *held, struct held_connection *connection, uint64_t now_us)
+/*
+ * An end or urgent data that came with the bytes makes no event of its own any more: only bytes alone are served here.
+ */
+static void serve(struct held *held, const struct epoll_event *event, uint64_t now_us)
 {
+    struct held_connection *connection = event->data.ptr;
+
     if (!connection->is_held)
         return;
     connection->served_us = now_us;
-    if (held->options.serve(connection->owner))
+    if (event->events == EPOLLIN && held->options.serve(connection->owner))
         return;
     pthread_mutex_lock(&held->lock);
     give_back(held, connection);
@@ -106,7 +111,7 @@ static void *held_run(void *argument)
         const uint64_t now_us = clock_monotonic_us();
 
         for (int i = 0; i < count; i++)
-            serve(held, events[i].data.ptr, now_us);
+            serve(held, &events[i], now_us);
         if (count > 0)
             held->options.served(held->options.owner);
         turn(held, now_us);
@@ -127,7 +132,7 @@ void held_clear(struct held_connection *connection)
 
 void held_wait(struct held *held, struct held_connection *connection, int fd)
 {
-    struct epoll_event event = { .events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data = { .ptr = connection } };
+    struct epoll_event event = { .events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET, .data = { .ptr = connection } };
 
     if (held->is_stopping)
         return;

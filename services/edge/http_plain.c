@@ -18,6 +18,17 @@ static char *word_end(char *at)
     return at;
 }
 
+/* civetweb knows some more, and refuses all others and those in lower case. */
+static bool is_known_method(const char *method)
+{
+    static const char *const known[] = { "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS" };
+
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strcmp(known[i], method) == 0)
+            return true;
+    return false;
+}
+
 /* Returns where the fields begin; NULL: not plain. */
 static char *read_request_line(char *at, struct http_raw *raw)
 {
@@ -27,6 +38,8 @@ static char *read_request_line(char *at, struct http_raw *raw)
         return NULL;
     raw->method = at;
     *end = '\0';
+    if (!is_known_method(raw->method))
+        return NULL;
     at = end + 1;
     raw->target = at;
     end = word_end(at);

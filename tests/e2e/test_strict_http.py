@@ -18,6 +18,8 @@ REQUESTS = {
     "foreign header name hides the rest": b"POST /a HTTP/1.1\r\nHost: x\r\n\x80y: 1\r\nContent-Length: 38\r\n\r\n",
     "72 headers, the last is content-length": b"POST /a HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X%d: 1\r\n" % n for n in range(70)) + b"Content-Length: 38\r\n\r\n",
     "transfer-encoding on HTTP/1.0": b"POST /a HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a method in lower case": b"get /auth/check HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a method of no server": b"FOO /auth/check HTTP/1.1\r\nHost: x\r\n\r\n",
     "bare line feeds": b"GET /auth/check HTTP/1.1\nHost: x\n\n",
     "no host": b"GET /auth/check HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /auth/check HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",

@@ -404,8 +404,12 @@ class Kept:
         self.stream = self.socket.makefile("rb")
 
     def send(self, request_id, method="GET", key="ci", path="/auth/check", fields=""):
-        self.socket.sendall(f"{method} {path} HTTP/1.1\r\nHost: gateway\r\nx-api-key: {KEYS[key]}\r\n"
-                            f"x-request-id: {request_id}\r\n{fields}\r\n".encode())
+        self.socket.sendall(self.head(request_id, method, key, path, fields))
+
+    @staticmethod
+    def head(request_id, method="GET", key="ci", path="/auth/check", fields=""):
+        credential = f"x-api-key: {KEYS[key]}\r\n" if key else ""
+        return (f"{method} {path} HTTP/1.1\r\nHost: gateway\r\n{credential}x-request-id: {request_id}\r\n{fields}\r\n").encode()
 
     def receive(self, method="GET"):
         """(status, request id, body), or None at the end of the connection."""
@@ -494,9 +498,10 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody(edge, kept):
     wait_until(lambda: edge.metric('mcpgw_http_answers_total{class="2xx"}') >= 3, what="the second answered into the void")
 
 
-def test_connections_that_differ_in_our_address_alone_get_their_own_answers(start):
+@pytest.mark.parametrize("listen", ["127.0.0.1:{0},127.0.0.2:{0}", "0.0.0.0:{0}", "{0}"])
+def test_connections_that_differ_in_our_address_alone_get_their_own_answers(start, listen):
     port = free_port()
-    edge = start(MCPGW_LISTEN=f"127.0.0.1:{port},127.0.0.2:{port}")
+    edge = start(MCPGW_LISTEN=listen.format(port))
     edge.port, source = port, free_port()
     edge.replies("allowed", "allowed")
     two = [Kept(edge, to=to, source=source) for to in ("127.0.0.1", "127.0.0.2")]
@@ -508,25 +513,55 @@ def test_connections_that_differ_in_our_address_alone_get_their_own_answers(star
         kept.close()
 
 
-def test_a_client_that_does_not_read_gets_every_answer_whole(edge):
+@pytest.mark.parametrize("key, status", [("ci", 200), (None, 401)])
+def test_a_client_that_does_not_read_gets_every_answer_whole(edge, key, status):
     """Its buffers fill, and what does not fit waits for room: the rest of an answer is not lost, nor another one cut into it."""
     edge.replies("allowed", "allowed")
     kept = Kept(edge, has_small_buffers=True)
+    for number in range(3):
+        kept.send(f"read-{number}")
+        kept.receive()
 
     def answered():
-        return edge.metric('mcpgw_http_answers_total{class="2xx"}')
+        return sum(edge.metric(f'mcpgw_http_answers_total{{class="{digit}xx"}}') for digit in "24") - 3
 
     def waits():
         return edge.metric("mcpgw_http_answers_unsent") > 0
 
-    for number in range(200):
-        kept.send(f"unread-{number}")
+    for number in range(300):
+        kept.send(f"unread-{number}", key=key)
         wait_until(lambda: answered() > number or waits(), what="the answer")
         if waits():
             break
     assert waits(), "its buffers were never full"
-    for each in range(number + 1):
-        assert kept.receive()[:2] == (200, f"unread-{each}")
-    kept.send("after")
-    assert kept.receive()[:2] == (200, "after")
+    for more in range(number + 1, number + 4):
+        kept.send(f"unread-{more}", key=key)
+    for each in range(number + 4):
+        assert kept.receive()[:2] == (status, f"unread-{each}")
+    kept.send("after", key=key)
+    assert kept.receive()[:2] == (status, "after")
+    wait_until(lambda: not waits(), what="nothing left to send")
+    kept.close()
+
+
+def test_what_lies_behind_a_request_on_a_resting_connection_is_seen_with_it(start):
+    edge = start(MCPGW_KEEP_ALIVE_MS="120000")
+    edge.replies("allowed", "allowed")
+    kept = Kept(edge)
+    for number in range(3):
+        kept.send(f"rests-{number}")
+        kept.receive()
+    for padding in range(7900, 8200):
+        full = Kept.head("full", fields=f"x-padding: {'p' * padding}\r\n")
+        if len(full) == 8192:
+            break
+    kept.socket.sendall(full + Kept.head("behind"))
+    assert [kept.receive()[1] for _ in range(2)] == ["full", "behind"]
+    for number in range(3):
+        kept.send(f"again-{number}")
+        kept.receive()
+    kept.send("last")
+    kept.socket.shutdown(socket.SHUT_WR)
+    assert kept.receive()[1] == "last"
+    assert kept.receive() is None
     kept.close()

@@ -19,6 +19,8 @@ static void what_leaves_room_for_another_reading_is_left_alone(void **state)
         SIZED(""), SIZED("\r\n\r\n"), SIZED(LINE "\r\n"), SIZED(LINE HOST), SIZED(LINE HOST "\r"), SIZED(LINE HOST "\r\n" "x"),
         SIZED("\r\n" LINE HOST "\r\n"), SIZED(" " LINE HOST "\r\n"),
         SIZED("GET  /auth/check HTTP/1.1\r\n" HOST "\r\n"), SIZED("GET /auth/check  HTTP/1.1\r\n" HOST "\r\n"),
+        SIZED("get /auth/check HTTP/1.1\r\n" HOST "\r\n"), SIZED("FOO /auth/check HTTP/1.1\r\n" HOST "\r\n"),
+        SIZED("CONNECT /auth/check HTTP/1.1\r\n" HOST "\r\n"), SIZED("TRACE /auth/check HTTP/1.1\r\n" HOST "\r\n"),
         SIZED("GET\t/auth/check HTTP/1.1\r\n" HOST "\r\n"), SIZED("GET /auth/check HTTP/1.1 \r\n" HOST "\r\n"),
         SIZED("GET /auth/check HTTP/1.0\r\n" HOST "\r\n"), SIZED("GET /auth/check HTTP/2.0\r\n" HOST "\r\n"),
         SIZED("GET /auth/check\r\n" HOST "\r\n"), SIZED("GET /auth/check HTTP/1.1\n" HOST "\r\n"),
