@@ -259,7 +259,8 @@ void forward_auth_answer(struct exchange *exchange, const struct route_match *ma
         text_copy(exchange->space->resource, sizeof exchange->space->resource, server.resource);
         exchange->resource = exchange->space->resource;
     }
-    call = gate_prepare_for(exchange, need.scopes, need.for_nginx, found == ERR_OK ? &server : NULL);
+    call = gate_prepare_for(exchange, need.scopes, need.for_nginx, found == ERR_OK ? &server : NULL,
+                            need.server[0] != '\0' && found != ERR_OK);
     if (call == NULL)
         return;
     need_server(&need, found, &server, call);

@@ -154,7 +154,8 @@ static struct call *observe_refusal(struct exchange *exchange, enum err err, con
     return call;
 }
 
-struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx, const struct server_entry *server)
+struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx, const struct server_entry *server,
+                              bool is_unknown)
 {
     const struct edge_config *config = exchange->edge->config;
     struct credential credential = { 0 };
@@ -162,7 +163,7 @@ struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes,
     enum err err = find_credential(exchange, &credential, &reason);
     struct call *call;
 
-    exchange->observes = (server != NULL && server->observes) || path_list_has(config->observe_paths, exchange->path);
+    exchange->observes = !is_unknown && ((server != NULL && server->observes) || path_list_has(config->observe_paths, exchange->path));
     if (err != ERR_OK && err != ERR_MALFORMED && exchange->observes)
         return observe_refusal(exchange, err, reason);
     if (err != ERR_OK) {
@@ -185,7 +186,7 @@ struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes,
 
 struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx)
 {
-    return gate_prepare_for(exchange, needed_scopes, for_nginx, NULL);
+    return gate_prepare_for(exchange, needed_scopes, for_nginx, NULL, false);
 }
 
 /* What was let through carries no identity that did not verify. */

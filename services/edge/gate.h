@@ -12,9 +12,11 @@ struct call *gate_prepare(struct exchange *exchange, uint64_t needed_scopes, boo
 /*
  * As above, for a registered server (NULL: none): its second factor is needed too; where it authenticates for itself, a
  * key beside a token that is made for it decides; where it only observes (or observe_paths names the path) a request
- * without a credential gets a call that is recorded and asks nobody.
+ * without a credential gets a call that is recorded and asks nobody.  is_unknown: a server is named that is not registered, or nobody
+ * can tell; nothing is observed then, because what lets through names an upstream.
  */
-struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx, const struct server_entry *server);
+struct call *gate_prepare_for(struct exchange *exchange, uint64_t needed_scopes, bool for_nginx, const struct server_entry *server,
+                              bool is_unknown);
 /* Makes the call.  false: it was refused, and that is answered.
  * ERR_TOOL_WANTED in call->err, which only who said TOOL_LATER can get, is left to the caller: nothing is answered yet. */
 bool gate_pass(struct exchange *exchange, struct call *call, bool for_nginx);

@@ -974,7 +974,7 @@ void proxy_answer(struct exchange *exchange, const struct route_match *match)
     slug[match->object_length] = '\0';
     transfer.stream.opened_at = streams_applied(exchange->edge->streams);
     found = servers_find(exchange->edge->servers, slug, &transfer.server);
-    transfer.call = gate_prepare_for(exchange, match->route->scope, false, found == ERR_OK ? &transfer.server : NULL);
+    transfer.call = gate_prepare_for(exchange, match->route->scope, false, found == ERR_OK ? &transfer.server : NULL, found != ERR_OK);
     if (transfer.call == NULL)
         return;
     note_own_token(&transfer, found);

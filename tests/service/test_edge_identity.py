@@ -240,6 +240,10 @@ def test_paths_may_only_be_observed_too(start):
     answer = edge.call("GET", "/auth/check/new/page", key=None)
     assert (answer.status_code, answer.headers["X-Mcpgw-Would-Refuse"], answer.headers["X-Mcpgw-User"]) == (200, "401", "")
     assert edge.process.events("enforcement_is_off")[0]["observe_paths"] == "/auth/check/new"
+    assert edge.call("GET", "/auth/check/new?server=wire", key=None).status_code == 200
+    answer = edge.call("GET", "/auth/check/new?server=nobody", key=None)      # opens to nobody, so there is nothing to observe
+    assert answer.status_code == 401 and "X-Mcpgw-Enforce" not in answer.headers
+    assert edge.call("GET", "/auth/check/new?server=nobody").status_code == 403
 
 
 def test_a_server_may_need_a_second_factor(start):
