@@ -6,13 +6,20 @@
 #include <string.h>
 #include <strings.h>
 
+#include <jansson.h>
 #include <openssl/crypto.h>
 
+#include "common/apikey.h"
+#include "common/cleanup.h"
 #include "common/metrics.h"
+#include "common/operation.h"
 #include "services/edge/answer.h"
 #include "services/edge/gate.h"
 
-#define QUERY_MAX 4096u
+#define QUERY_MAX  4096u
+#define LEAST_BODY 128u    /* bytes that the body of any call has room for */
+
+DEFINE_DESTROY(json_destroy, json_t, json_decref)
 
 static bool is_json(const struct http_field *type)
 {
@@ -43,6 +50,29 @@ static bool take_field(const struct exchange *exchange, enum http_name name, cha
     return field == NULL || (exchange->head->seen[name] == 1 && message_take_text(field->value, text, size - 1));
 }
 
+/*
+ * Raw keys end here: the keys service is asked about the digest of the one to be verified.  A body that is none it refuses as it stands
+ * there, without what was in it: not JSON, no object, no key, more than a key.  A text that cannot be a key is asked about as "".
+ */
+static size_t write_verify_body(uint8_t *body, size_t size)
+{
+    OWNED(json_destroy) json_t *asked = json_loadb((const char *)body, size, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *key = json_object_get(asked, "key");
+    const size_t length = json_string_length(key);
+    char text[DIGEST_TEXT_SIZE] = "", *value = (char *)(uintptr_t)json_string_value(key);
+    uint8_t digest[DIGEST_SIZE];
+
+    OPENSSL_cleanse(body, size);
+    if (value == NULL)
+        return (size_t)snprintf((char *)body, LEAST_BODY, "%s", asked == NULL ? "{" : json_is_object(asked) ? "{}" : "[]");
+    if (apikey_is_plausible(value, length)) {
+        apikey_digest(value, length, digest);
+        base64url_encode(digest, sizeof digest, text);
+    }
+    OPENSSL_cleanse(value, length);
+    return (size_t)snprintf((char *)body, LEAST_BODY, "{\"digest\":\"%s\"%s}", text, json_object_size(asked) == 1 ? "" : ",\"more\":true");
+}
+
 /* false: refused and answered. */
 static bool take_input(struct exchange *exchange, const struct route_match *match, struct large *large,
                        struct manage_request *request)
@@ -69,6 +99,8 @@ static bool take_input(struct exchange *exchange, const struct route_match *matc
     if (match->object_length > 0)
         memcpy(request->object, match->object, match->object_length);
     request->operation = (uint64_t)match->route->operation;
+    if (request->operation == OPERATION_key_verify)
+        size = write_verify_body(large->request, size);
     text_copy(request->request_id, sizeof request->request_id, exchange->request_id);
     text_copy(request->address, sizeof request->address, exchange->address);
     request->query = (struct view){ (const uint8_t *)exchange->query, strlen(exchange->query) };
@@ -122,7 +154,7 @@ void manage_answer(struct exchange *exchange, const struct route_match *match)
     call->reply_buffer = large->reply;
     if (gate_pass(exchange, call, false))
         send_reply(exchange, call);
-    /* a new key stands in the reply, and a key to be verified in the request */
+    /* a new key stands in the reply, and a token to be explained or keys to be imported in the request */
     if (call->reply.body.size > 0)
         OPENSSL_cleanse(large->reply, sizeof large->reply);
     if (call->manage_request.body.size > 0)

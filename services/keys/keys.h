@@ -1,6 +1,6 @@
 /*
  * keys.h - the keys service: manages keys, servers and their tables, answers edges what has changed.
- * Owns: schema/, the calls in work, the feed.  Never sees a presented key but in verify, and keeps no key's value.
+ * Owns: schema/, the calls in work, the feed.  Never sees a presented key, and keeps no key's value.
  */
 #ifndef KEYS_KEYS_H
 #define KEYS_KEYS_H

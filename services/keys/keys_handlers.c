@@ -373,21 +373,17 @@ static void on_digest_found(void *owner, enum postgres_outcome outcome, PGresult
 static enum err begin_key_verify(struct pending *p, const json_t *body, const struct view *query,
                                  struct problem *problem)
 {
-    char digest_text[DIGEST_TEXT_SIZE];
-    uint8_t digest[DIGEST_SIZE];
-    const char *key;
-    enum err err = keys_parse_verify(body, &key, problem);
+    const char *digest;
+    enum err err = keys_parse_verify(body, &digest, problem);
 
     (void)query;
     if (err != ERR_OK)
         return err;
-    if (!apikey_is_plausible(key, strlen(key))) {
+    if (strlen(digest) != DIGEST_TEXT_SIZE - 1) {
         answer(p, 200, unverified("KEY_UNKNOWN"));
         return ERR_OK;
     }
-    apikey_digest(key, strlen(key), digest);
-    base64url_encode(digest, sizeof digest, digest_text);
-    return store_find_digest(p->keys->store, digest_text, on_digest_found, p);
+    return store_find_digest(p->keys->store, digest, on_digest_found, p);
 }
 
 /* ---- servers ----------------------------------------------------------------------------------- */

@@ -515,17 +515,17 @@ enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX +
     return ERR_OK;
 }
 
-enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr)
+enum err keys_parse_verify(const json_t *body, const char **ret_digest, struct problem *reterr)
 {
-    const char *key = json_string_value(json_object_get(body, "key"));
+    const char *digest = json_string_value(json_object_get(body, "digest"));
 
     if (!json_is_object(body))
         return problem_set(reterr, ERR_MALFORMED, NULL, "", "the body must be a JSON object");
-    if (key == NULL)
+    if (digest == NULL)
         return refuse(reterr, "key", "the key to verify, as a text");
     if (json_object_size(body) != 1)
         return refuse(reterr, "", "key is the only field");
-    *ret_key = key;
+    *ret_digest = digest;
     return ERR_OK;
 }
 

@@ -141,8 +141,8 @@ enum err keys_parse_create(const json_t *body, uint64_t default_expiry_s, struct
 enum err keys_parse_update(const json_t *body, struct key_fields *ret_fields, struct problem *reterr) MUST_CHECK;
 /* {"reason": "..."} or nothing. */
 enum err keys_parse_reason(const json_t *body, char ret_reason[KEYS_REASON_MAX + 1], struct problem *reterr) MUST_CHECK;
-/* {"key": "..."}; the text belongs to the body. */
-enum err keys_parse_verify(const json_t *body, const char **ret_key, struct problem *reterr) MUST_CHECK;
+/* {"digest": "..."}, as the edge makes it of {"key": "..."}, "" for a text that is no key; the text belongs to the body. */
+enum err keys_parse_verify(const json_t *body, const char **ret_digest, struct problem *reterr) MUST_CHECK;
 enum err keys_parse_server(const json_t *body, bool is_new, struct server_fields *ret_fields,
                            struct problem *reterr) MUST_CHECK;
 /* If-Match: "a", W/"b" (matches nothing), or *.  *ret_tags: those that may match, with commas between; "*" for any.

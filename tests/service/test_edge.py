@@ -288,7 +288,8 @@ def test_management_calls_are_asked_as_recorded_and_replies_passed_on(edge):
     for case, (method, path) in CALLS.items():
         request, reply = load("manage_request", case), load("manage_reply", case)
         edge.replies("admin", "admin", case, key_id="wire-admin-key")
-        arguments = {"data": request["body"], "headers": {"content-type": "application/json"}} if request["body"] else {}
+        sent = json.dumps({"key": recorded.KEYS["ci"]}) if case.startswith("key_verify") else request["body"]    # raw keys end here
+        arguments = {"data": sent, "headers": {"content-type": "application/json"}} if request["body"] else {}
         query = "?" + request["query"].decode() if request["query"] else ""
         answer = edge.call(method, path + query, "boss", case, **arguments)
         assert answer.status_code == reply["status"]
@@ -565,3 +566,18 @@ def test_what_lies_behind_a_request_on_a_resting_connection_is_seen_with_it(star
     assert kept.receive()[1] == "last"
     assert kept.receive() is None
     kept.close()
+
+
+def test_a_key_to_be_verified_ends_at_the_edge(edge):
+    """The keys service is asked about its digest; a body that is none it refuses without having seen what was in it."""
+    secret, other = recorded.KEYS["ci"], "mcp_never_sent" + "x" * 50
+    told = {json.dumps({"key": secret}): {"digest": recorded.digest_text(secret)}, json.dumps({"key": "x y"}): {"digest": ""},
+            json.dumps({"key": other, "name": other}): {"digest": recorded.digest_text(other), "more": True},
+            json.dumps({"digest": recorded.digest_text(secret)}): {}, json.dumps([other]): [], json.dumps({"key": [other]}): {},
+            '{"key": "' + other: None, '{"key": "a", "key": "' + other + '"}': None}
+    for sent, asked in told.items():
+        edge.replies("admin", "admin", "key_verify")
+        edge.call("POST", "/api/v1/keys/verify", "boss", data=sent, headers={"content-type": "application/json"})
+        edge.peers.take("verdict_request"), edge.peers.take("charge_request")
+        body = edge.peers.take("manage_request")["body"]
+        assert (body == b"{" if asked is None else json.loads(body) == asked) and b"never_sent" not in body, (sent, body)

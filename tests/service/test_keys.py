@@ -50,6 +50,8 @@ class Api:
         self.edge = edge
 
     def __call__(self, operation, who=ADMIN, body=None, request_id=None, timeout=10, **fields):
+        if operation == "key_verify" and isinstance(body, dict) and "key" in body:    # an edge asks about the digest
+            body = {"digest": digest_of(body["key"]), **{name: value for name, value in body.items() if name != "key"}}
         if body is not None:
             fields["body"] = body if isinstance(body, bytes) else json.dumps(body).encode()
         if isinstance(fields.get("query"), str):

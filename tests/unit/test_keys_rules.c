@@ -243,9 +243,9 @@ static void a_reason_is_a_short_text(void **state)
 static void a_verify_takes_one_key(void **state)
 {
     OWNED(json_destroy) json_t *none = parse("{}");
-    OWNED(json_destroy) json_t *number = parse("{\"key\":1}");
-    OWNED(json_destroy) json_t *more = parse("{\"key\":\"a\",\"b\":1}");
-    OWNED(json_destroy) json_t *good = parse("{\"key\":\"mcp_x\"}");
+    OWNED(json_destroy) json_t *number = parse("{\"digest\":1}");
+    OWNED(json_destroy) json_t *more = parse("{\"digest\":\"a\",\"b\":1}");
+    OWNED(json_destroy) json_t *good = parse("{\"digest\":\"d\"}");
     const char *key = NULL;
 
     (void)state;
@@ -253,7 +253,7 @@ static void a_verify_takes_one_key(void **state)
     is_refused(keys_parse_verify(number, &key, &problem), ERR_UNPROCESSABLE, "key");
     is_refused(keys_parse_verify(more, &key, &problem), ERR_UNPROCESSABLE, "");
     assert_int_equal(keys_parse_verify(good, &key, &problem), ERR_OK);
-    assert_string_equal(key, "mcp_x");
+    assert_string_equal(key, "d");
 }
 
 /* ---- who may ----------------------------------------------------------------------------------- */
