@@ -63,6 +63,27 @@ static enum err load_key(struct cli *cli, const char *env_file, const char *env_
     return is_taken ? ERR_OK : ERR_MALFORMED;
 }
 
+/* Plain http to anywhere but this host. */
+static bool is_in_clear(const char *url)
+{
+    static const char *const here[] = { "127.", "[::1]" };
+    const char *host = url + strlen("http://"), *end = host + strcspn(host, "/?#");
+
+    if (strncmp(url, "http://", strlen("http://")) != 0)
+        return false;
+    if (memchr(host, '@', (size_t)(end - host)) != NULL)
+        return true;
+    if (*host != '[' && memchr(host, '.', (size_t)(end - host)) == NULL)    /* a name of a network of one's own, such as compose's edge */
+        return false;
+    for (size_t i = 0; i < sizeof here / sizeof here[0]; i++) {
+        const char *rest = host + strlen(here[i]);
+
+        if (strncmp(host, here[i], strlen(here[i])) == 0 && (i == 0 || *rest == ':' || *rest == '/' || *rest == '\0'))
+            return i == 0 && strspn(host, "0123456789.:") < (size_t)(end - host);
+    }
+    return true;
+}
+
 enum err environment_load(struct cli *cli, const char *url)
 {
     const char *home = getenv("MCPGW_HOME");
@@ -90,6 +111,8 @@ enum err environment_load(struct cli *cli, const char *url)
     }
     memcpy(cli->url, url, length);
     cli->url[length] = '\0';
+    if (is_in_clear(cli->url))
+        complain("warning: the API key goes to %s unencrypted; use https", cli->url);
     err = load_key(cli, text, path);
     OPENSSL_cleanse(text, sizeof text);
     return err;

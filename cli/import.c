@@ -3,6 +3,7 @@
  * gateway before the first is stored, so a file with a bad row imports nothing.
  */
 #include "cli/import.h"
+#include "cli/output.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -223,6 +224,18 @@ static json_t *chunk_of(const struct import *import, size_t first)
 }
 
 /* A line for each row: of a dry run those that are not good, unless that is all that was asked for. */
+/* As the server told it; field NULL: none is at fault. */
+static void print_row(size_t number, const char *status, const char *field, const char *rest)
+{
+    const bool has_field = field != NULL && field[0] != '\0';
+    char text[512];
+
+    snprintf(text, sizeof text, "row %zu: %s%s%s%s %s", number, status != NULL ? status : "?", has_field ? ": " : "",
+             has_field ? field : "", field == NULL || has_field ? ":" : "", rest != NULL ? rest : "");
+    text_clean(text);
+    puts(text);
+}
+
 static void tell_rows(struct import *import, const json_t *answer, size_t first, bool tells_all)
 {
     const json_t *line;
@@ -241,10 +254,9 @@ static void tell_rows(struct import *import, const json_t *answer, size_t first,
         if (import->cli->is_json)
             print_json(line);
         else if (is_good)
-            printf("row %zu: %s %s\n", first + i + 1, status, id);
+            print_row(first + i + 1, status, "", id);
         else
-            printf("row %zu: %s%s%s: %s\n", first + i + 1, status, field != NULL ? ": " : "", field != NULL ? field : "",
-                   json_string_value(json_object_get(line, "detail")));
+            print_row(first + i + 1, status, field, json_string_value(json_object_get(line, "detail")));
     }
 }
 

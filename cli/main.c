@@ -9,12 +9,14 @@
 
 #include "cli/cli.h"
 #include "cli/environment.h"
+#include "cli/output.h"
 #include "common/service.h"
 
 static const struct command *const groups[] = {
     key_commands, server_commands, tenant_commands, user_commands, session_commands, audit_commands, usage_commands, stats_commands, status_commands, doctor_commands,
     keygen_commands, bus_commands, issuer_commands, token_commands, identity_commands, docs_commands
 };
+#define COMPLAINT_SIZE 4096u    /* what is longer is cut */
 #define GROUPS (sizeof groups / sizeof groups[0])
 
 static const struct option_row common_options[] = {
@@ -26,13 +28,14 @@ static const struct option_row common_options[] = {
 
 void complain(const char *format, ...)
 {
+    char text[COMPLAINT_SIZE];
     va_list arguments;
 
-    fputs("mcpgw: ", stderr);
     va_start(arguments, format);
-    vfprintf(stderr, format, arguments);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    fputc('\n', stderr);
+    text_clean(text);    /* it may hold what a server said */
+    fprintf(stderr, "mcpgw: %s\n", text);
 }
 
 bool confirm(const struct cli *cli, const char *what, const char *object, enum exit_code *ret_exit)

@@ -1,9 +1,11 @@
 #include "cli/output.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <libsmartcols.h>
 
@@ -133,9 +135,21 @@ void table_print(struct table *table)
     table->count = 0;
 }
 
+void text_clean(char *text)
+{
+    for (unsigned char *at = (unsigned char *)text; *at != '\0'; at++) {
+        const bool is_c1 = at[0] == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0;
+
+        if (*at < 0x20 || *at == 0x7f || is_c1)
+            *at = '?';
+        if (is_c1)
+            *++at = '?';
+    }
+}
+
 void print_json(const json_t *item)
 {
-    char *text = json_dumps(item, JSON_COMPACT);
+    char *text = json_dumps(item, JSON_COMPACT | (isatty(STDOUT_FILENO) == 1 ? JSON_ENSURE_ASCII : 0));
 
     if (text != NULL)
         puts(text);

@@ -22,7 +22,9 @@ size_t table_count(const struct table *table);
 /* Oldest added first, or last; then it is empty. */
 void table_print(struct table *table);
 
-/* One object on one line. */
+/* What a terminal would obey becomes '?': C0, DEL, and C1 in UTF-8.  For texts that a server gave. */
+void text_clean(char *text);
+/* One object on one line; in ASCII where it goes to a terminal, which C1 would reach otherwise. */
 void print_json(const json_t *item);
 /* Every member and its value, one a line. */
 void print_members(json_t *item);

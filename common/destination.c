@@ -5,11 +5,12 @@
 #include <netinet/in.h>
 #include <string.h>
 
-/* 169.254.0.0/16 (link-local, cloud metadata), 0.0.0.0/8, multicast and above; 100.100.100.200 and 192.0.0.192 serve metadata too. */
+/* 169.254.0.0/16 (link-local, cloud metadata), 0.0.0.0/8, multicast and above; 100.100.100.200, 192.0.0.192 and Azure's
+ * 168.63.129.16 serve metadata too. */
 bool destination_refuses_ipv4(uint32_t address)
 {
     return address >> 16 == 0xa9fe || address >> 24 == 0 || address >= 0xe0000000
-        || address == 0x646464c8 || address == 0xc00000c0;
+        || address == 0x646464c8 || address == 0xc00000c0 || address == 0xa83f8110;
 }
 
 /* false: it holds none. */
@@ -17,22 +18,27 @@ static bool embedded_ipv4(const uint8_t a[16], uint32_t *ret_address)
 {
     static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
     static const uint8_t translated[12] = { 0, 0x64, 0xff, 0x9b };
+    const bool is_6to4 = a[0] == 0x20 && a[1] == 0x02;    /* RFC 3056 */
+    const uint8_t *at = is_6to4 ? a + 2 : a + 12;
 
-    if (memcmp(a, mapped, sizeof mapped) != 0 && memcmp(a, translated, sizeof translated) != 0)
+    /* 64:ff9b:1::/48 (RFC 8215) is translated locally; with a prefix of 96 bits, as is usual, the address stands last. */
+    if (!is_6to4 && memcmp(a, mapped, sizeof mapped) != 0 && memcmp(a, translated, sizeof translated) != 0
+        && !(memcmp(a, translated, 4) == 0 && a[4] == 0 && a[5] == 1))
         return false;
-    *ret_address = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
+    *ret_address = (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
     return true;
 }
 
 bool destination_refuses_ipv6(const uint8_t a[16])
 {
-    static const uint8_t metadata[16] = { 0xfd, 0x00, 0x0e, 0xc2, [15] = 0x54, [14] = 0x02 };
+    static const uint8_t amazon[4] = { 0xfd, 0x00, 0x0e, 0xc2 };    /* fd00:ec2::/32: metadata, time, DNS, credentials of pods */
+    static const uint8_t google[16] = { 0xfd, 0x20, 0x00, 0xce, [15] = 0x54, [14] = 0x02 };
     const uint32_t tail = (uint32_t)a[12] << 24 | (uint32_t)a[13] << 16 | (uint32_t)a[14] << 8 | a[15];
     uint32_t embedded;
 
     if ((a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || a[0] == 0xff)    /* fe80::/10, ff00::/8 */
         return true;
-    if (memcmp(a, metadata, sizeof metadata) == 0)
+    if (memcmp(a, amazon, sizeof amazon) == 0 || memcmp(a, google, sizeof google) == 0)
         return true;
     if (embedded_ipv4(a, &embedded))
         return destination_refuses_ipv4(embedded);

@@ -4,6 +4,7 @@ The container needs podman and the image debian:bookworm-slim; the images it bui
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -85,6 +86,17 @@ def units(tmp_path):
 def test_the_units_are_sound(units):
     result = analyze("verify", units / "mcpgw.target", *sorted(units.glob("*.service")), units / "mcpgw-identity.timer")
     assert result.returncode == 0 and result.stdout == "", result.stdout
+
+
+def test_every_secret_of_a_service_reaches_it_as_a_credential_that_may_be_absent():
+    """All but the owner's connection, which is for commands."""
+    for service in SERVICES:
+        unit = (UNITS / f"mcpgw-{service}@.service").read_text()
+        for name in re.findall(r"^SETTING\(SECRET, *(\w+)", (ROOT / "services" / service / "config.def").read_text(), re.M):
+            if name == "owner_database_url":
+                continue
+            assert f"MCPGW_{name.upper()}_FILE=%d/{name}" in unit and f"LoadCredential={name}:" in unit, (service, name)
+            assert f"SetCredential={name}:" in unit or name in ("database_url", "redis_url", "cache_key", "chain_key"), (service, name)
 
 
 @pytest.mark.parametrize("unit", ["mcpgw-identity.service", *(f"mcpgw-{service}@.service" for service in SERVICES)])

@@ -8,6 +8,17 @@ def bulk(api, who=ADMIN, action="revoke", status=200, request_id=None, **body):
     return api.ok("key_bulk", who, {"action": action, **body}, status=status, request_id=request_id)
 
 
+def test_what_a_dry_run_showed_is_all_that_is_changed_when_its_ids_are_given(api):
+    stays, goes, renamed = (api.create(ALICE, name="old")["id"] for _ in range(3))
+    filter = {"userId": "alice", "name": "old"}
+    shown = bulk(api, ALICE, filter=filter, dryRun=True)["ids"]
+    api.ok("key_update", ALICE, {"name": "new"}, object=renamed)      # somebody else is at work too
+    late = api.create(ALICE, name="old")["id"]
+    shown.remove(stays)
+    assert bulk(api, ALICE, filter={**filter, "ids": shown})["ids"] == [goes]
+    assert [api.ok("key_get", ALICE, object=key)["enabled"] for key in (stays, goes, renamed, late)] == [True, False, True, True]
+
+
 @pytest.mark.parametrize("body, field", [
     ({}, "action"), ({"action": "paint", "filter": {"name": "x"}}, "action"), ({"action": 1}, "action"), ({"action": "revoke"}, "filter"),
     ({"action": "revoke", "filter": {}}, "filter"), ({"action": "revoke", "filter": []}, "filter"), ({"action": "revoke", "filter": {"ids": []}}, "filter.ids"),

@@ -40,6 +40,7 @@ static void link_local_metadata_and_multicast_are_refused(void **state)
     static const char *const refused[] = {
         "169.254.169.254", "169.254.0.1", "0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "100.100.100.200", "192.0.0.192",
         "fe80::1", "febf::1", "ff02::1", "::", "fd00:ec2::254", "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe",
+        "168.63.129.16", "fd00:ec2::23", "fd20:ce::254", "2002:a9fe:a9fe::1", "64:ff9b:1::a9fe:a9fe",
     };
 
     (void)state;
@@ -61,7 +62,7 @@ static void addresses_where_upstreams_live_are_taken(void **state)
 {
     static const char *const taken[] = {
         "127.0.0.1", "10.0.0.7", "192.168.1.1", "172.16.0.1", "8.8.8.8", "223.255.255.255", "169.253.1.1", "100.64.0.1",
-        "::1", "2001:db8::1", "fd12::1", "::ffff:127.0.0.1",
+        "::1", "2001:db8::1", "fd12::1", "::ffff:127.0.0.1", "2002:a00:1::1", "64:ff9b:1::a00:1",
     };
 
     (void)state;
