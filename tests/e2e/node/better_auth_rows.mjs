@@ -4,7 +4,7 @@ import { betterAuth } from "better-auth";
 import { apiKey } from "@better-auth/api-key";
 import pg from "pg";
 
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 8 });
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, max: 16 });
 const auth = betterAuth({
   baseURL: "http://127.0.0.1:3000", secret: "end-to-end-tests-only-not-a-secret-of-anyone", database: pool,
   emailAndPassword: { enabled: true }, telemetry: { enabled: false }, logger: { disabled: !process.env.DEBUG },
@@ -21,7 +21,7 @@ const judge = async (question) => {
 let waiting = [];
 for await (const line of createInterface({ input: process.stdin })) {
   waiting.push(judge(JSON.parse(line)));
-  if (waiting.length < 16) continue;
+  if (waiting.length < 64) continue;
   for (const answer of await Promise.all(waiting)) console.log(JSON.stringify(answer));
   waiting = [];
 }
