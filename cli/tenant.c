@@ -87,6 +87,9 @@ static json_t *body_of(const struct arguments *arguments)
             json_object_set_new(body, texts[i], json_string(arguments_value(arguments, texts[i])));
     }
     add_scopes(policy, arguments_value(arguments, "scopes"));
+    if (arguments_value(arguments, "key-prefix") != NULL)
+        json_object_set_new(policy, "keyPrefix", strcmp(arguments_value(arguments, "key-prefix"), "none") == 0
+                                ? json_null() : json_string(arguments_value(arguments, "key-prefix")));
     is_usable = add_rule(policy, arguments, "max-key-life", "maxKeyLife", true)
         && add_rule(policy, arguments, "max-keys", "maxKeys", false)
         && add_rule(policy, arguments, "rotate-after", "rotateAfter", true)
@@ -185,6 +188,7 @@ static enum exit_code tenant_delete(struct cli *cli, const struct arguments *arg
     { "scopes", "LIST", "what its keys may hold, with commas between; any: no rule" }, \
     { "rotate-after", "SPAN", "age at which a key must have been rotated; none: no rule" }, \
     { "idle-after", "SPAN", "a key unused for so long is disabled; none: no rule" }, \
+    { "key-prefix", "TEXT", "what new keys begin with, such as acme_; none: mcp_" }, \
     { "limit", "N/SPAN", "requests of all its callers together, such as 5000/1h; none: no limit" }, \
     { "user-limit", "N/SPAN", "requests of each user in it, over all their keys, tokens and sessions; none: no limit" }
 

@@ -3,29 +3,52 @@
 
 #include <string.h>
 
-/* Prefix and format number; behind them random letters and digits, then the checksum of all before. */
-static const char head[] = APIKEY_PREFIX "1";
 static const char letters[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-enum { HEAD = sizeof head - 1, BASE = 62, CHECKSUM = 6, RANDOM = APIKEY_LENGTH - HEAD - CHECKSUM, SHORTEST = 8 };
+/* Behind the prefix stands the format number, random letters and digits, and the checksum of all before. */
+#define FORMAT '1'
+enum { BASE = 62, CHECKSUM = 6, RANDOM = 54, BODY = 1 + RANDOM + CHECKSUM, SHORTEST = 8 };
+_Static_assert(sizeof APIKEY_PREFIX - 1 + BODY == APIKEY_LENGTH, "the length that is told");
 
 /* 62^6 > 2^32: six digits hold every CRC. */
-static void write_checksum(const char *key, char ret_digits[CHECKSUM])
+static void write_checksum(const char *key, size_t length, char ret_digits[CHECKSUM])
 {
-    uint32_t crc = crc32c(0, key, APIKEY_LENGTH - CHECKSUM);
+    uint32_t crc = crc32c(0, key, length - CHECKSUM);
 
     for (size_t i = CHECKSUM; i-- > 0; crc /= BASE)
         ret_digits[i] = letters[crc % BASE];
 }
 
-void apikey_make(struct secret *ret_key)
+static bool is_alphanumeric(char c)
 {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+static bool is_prefix(const char *text, size_t length)
+{
+    if (length < 2 || length > APIKEY_PREFIX_MAX || text[length - 1] != '_' || !is_alphanumeric(text[0]) || text[0] <= '9')
+        return false;
+    for (size_t i = 0; i < length; i++)
+        if (!is_alphanumeric(text[i]) && text[i] != '_')
+            return false;
+    return true;
+}
+
+bool apikey_prefix_is_valid(const char *prefix)
+{
+    return is_prefix(prefix, strlen(prefix));
+}
+
+void apikey_make(const char *prefix, struct secret *ret_key)
+{
+    const size_t head = strlen(prefix), length = head + BODY;
     uint8_t pool[64];
     size_t left = 0;
     char *key = (char *)ret_key->bytes;
 
     memset(ret_key, 0, sizeof *ret_key);
-    memcpy(key, head, HEAD);
+    memcpy(key, prefix, head);
+    key[head] = FORMAT;
     for (size_t i = 0; i < RANDOM; ) {
         if (left == 0) {
             random_bytes(pool, sizeof pool);
@@ -33,16 +56,26 @@ void apikey_make(struct secret *ret_key)
         }
         uint8_t drawn = pool[--left];
         if (drawn < 256 / BASE * BASE)    /* the rest would favour the first letters */
-            key[HEAD + i++] = letters[drawn % BASE];
+            key[head + 1 + i++] = letters[drawn % BASE];
     }
-    write_checksum(key, key + APIKEY_LENGTH - CHECKSUM);
-    ret_key->size = APIKEY_LENGTH;
+    write_checksum(key, length, key + length - CHECKSUM);
+    ret_key->size = length;
     OPENSSL_cleanse(pool, sizeof pool);
+}
+
+bool apikey_has_our_form(const char *text, size_t length)
+{
+    if (length <= BODY || text[length - BODY] != FORMAT || !is_prefix(text, length - BODY))
+        return false;
+    for (size_t i = length - BODY; i < length; i++)
+        if (!is_alphanumeric(text[i]))
+            return false;
+    return true;
 }
 
 static bool is_key_letter(char c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || c == '-';
+    return is_alphanumeric(c) || c == '_' || c == '-';
 }
 
 bool apikey_is_plausible(const char *text, size_t length)
@@ -54,10 +87,11 @@ bool apikey_is_plausible(const char *text, size_t length)
     for (size_t i = 0; i < length; i++)
         if (!is_key_letter(text[i]))
             return false;
-    if (length != APIKEY_LENGTH || memcmp(text, head, HEAD) != 0)
+    if (!apikey_has_our_form(text, length)
+        && (length != APIKEY_LENGTH || memcmp(text, APIKEY_PREFIX "1", sizeof APIKEY_PREFIX) != 0))
         return true;
-    write_checksum(text, digits);
-    return memcmp(digits, text + APIKEY_LENGTH - CHECKSUM, CHECKSUM) == 0;
+    write_checksum(text, length, digits);
+    return memcmp(digits, text + length - CHECKSUM, CHECKSUM) == 0;
 }
 
 void apikey_digest(const char *text, size_t length, uint8_t ret_digest[DIGEST_SIZE])

@@ -30,7 +30,8 @@ static const char *bearer_of(const struct http_field *field, size_t *ret_length)
 
 static bool is_ours(const char *text, size_t length)
 {
-    return length >= sizeof APIKEY_PREFIX - 1 && memcmp(text, APIKEY_PREFIX, sizeof APIKEY_PREFIX - 1) == 0;
+    return (length >= sizeof APIKEY_PREFIX - 1 && memcmp(text, APIKEY_PREFIX, sizeof APIKEY_PREFIX - 1) == 0)
+           || apikey_has_our_form(text, length);
 }
 
 /* RFC 9110 11.2: letters, digits and -._~+/, closed by any number of =. */

@@ -21,7 +21,7 @@ struct credential {
 };
 
 /*
- * `x-api-key: <key>` or `Authorization: Bearer mcp_...`, both only when they are the same key; any other Bearer value is a
+ * `x-api-key: <key>` or `Authorization: Bearer mcp_...` or of our form with another prefix (apikey.h), both only when they are the same key; any other Bearer value is a
  * token, whose key stands beside it; without either the cookie `session_cookie` ("": none; one that has __Secure- before
  * its name wins, because no other host can set it).
  * ERR_MALFORMED: two of one kind.  ERR_UNVERIFIED: none, or none that could be one.

@@ -90,6 +90,18 @@ static void blank_looks(uint8_t *json, size_t size)
     }
 }
 
+/* The same of keys with a tenant's prefix, whatever stands before that. */
+static void blank_forms(uint8_t *json, size_t size)
+{
+    for (size_t at = 0, end; at < size; at = end + 1) {
+        for (end = at; end < size && (isalnum(json[end]) || json[end] == '_' || json[end] == '-'); )
+            end++;
+        for (size_t start = at; start < end; start++)
+            if (apikey_has_our_form((const char *)json + start, end - start))
+                memset(json + start, 'x', end - start);
+    }
+}
+
 /* `views` has the type's body_limit: what a whole message may hold. */
 static void blank_secrets(const struct message_type *type, uint8_t *message, uint8_t *views)
 {
@@ -111,6 +123,7 @@ static void blank_secrets(const struct message_type *type, uint8_t *message, uin
             if (view.size > 0)
                 memcpy(views, view.bytes, view.size);
             blank_keys(views, view.size);
+            blank_forms(views, view.size);
             blank_looks(views, view.size);
             view.bytes = views;
             views += view.size;

@@ -60,7 +60,7 @@ static void on_rotation_loaded(void *owner, enum postgres_outcome outcome, PGres
         answer_problem(p, &problem);
         return;
     }
-    apikey_make(&p->made);
+    apikey_make(apikey_prefix_is_valid(key.prefix) ? key.prefix : APIKEY_PREFIX, &p->made);
     apikey_digest(secret_text(&p->made), p->made.size, digest);
     base64url_encode(digest, sizeof digest, digest_text);
     shape_stored_key(p->keys->config, &p->made, stored);

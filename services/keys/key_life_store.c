@@ -31,7 +31,7 @@ const struct postgres_statement key_life_statements[] = {
                       " AND k.key_id = a.id AND k.rotated_by = $1 || ' ' || $2 AND k.revoked_at IS NULL"
                       " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $5)" },
     { "policy", "SELECT t.max_life_s, t.max_keys, t.scopes, CASE WHEN t.max_keys IS NOT NULL AND NOT EXISTS"
-                " (SELECT FROM mcpgw.request r WHERE r.user_id = $2 AND r.request_id = $3) THEN mcpgw.keys_in_tenant(t.id) END"
+                " (SELECT FROM mcpgw.request r WHERE r.user_id = $2 AND r.request_id = $3) THEN mcpgw.keys_in_tenant(t.id) END, t.key_prefix"
                 " FROM mcpgw.tenant t WHERE t.id = $1" },
     { "check_key_room", "SELECT mcpgw.check_key_room($4, $5) WHERE " CLAIMED },
     { "check_key_count", "SELECT mcpgw.check_key_count($4) WHERE " CLAIMED },
@@ -88,7 +88,7 @@ void store_read_policy(const PGresult *rows, struct key_policy *ret_policy)
     *ret_policy = (struct key_policy){ .max_life_s = (uint64_t)postgres_i64(rows, 0, 0),
                                        .max_keys = (uint64_t)postgres_i64(rows, 0, 1),
                                        .scopes = postgres_text(rows, 0, 2),
-                                       .keys = (uint64_t)postgres_i64(rows, 0, 3) };
+                                       .keys = (uint64_t)postgres_i64(rows, 0, 3), .key_prefix = postgres_text(rows, 0, 4) };
 }
 
 enum err store_disable_overdue(struct store *store, bool is_idle, postgres_fn *fn, void *owner)

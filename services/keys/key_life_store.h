@@ -21,6 +21,7 @@ bool store_has_rotated(PGresult *const *results);
 struct key_policy {
     uint64_t max_life_s, max_keys, keys;
     const char *scopes;
+    const char *key_prefix;    /* "": the usual one */
 };
 /* Its keys are not counted for a request that was made before: the key it asks for is among them. */
 enum err store_load_policy(struct store *store, const struct store_actor *actor, const char *tenant_id, postgres_fn *fn,

@@ -65,6 +65,7 @@ struct pending {
     char reference_id[65];            /* whose key a create makes */
     char tenant[81];                  /* "": none of its own */
     char ruling_tenant[81];           /* whose policy rules a create or update */
+    char key_prefix[APIKEY_PREFIX_MAX + 1];    /* of the key that is made */
     char after[65];                   /* servers_request */
     struct secret made;               /* the new key, until it is in the body */
     char *presented;                  /* a token to be explained; erased with the call */

@@ -148,7 +148,7 @@ static int make_key(PGconn *session, const struct keys_config *config)
 {
     OWNED(secret_wipe) struct secret key = { 0 };
 
-    apikey_make(&key);
+    apikey_make(APIKEY_PREFIX, &key);
     if (!insert_key(session, config, &key))
         return complain("the key could not be stored", PQerrorMessage(session));
     /* The key is in its file before it counts: a crash between leaves a file with a key that opens nothing. */

@@ -75,14 +75,14 @@ static enum err create_key(struct pending *p)
     char permissions[PERMISSIONS_SIZE], stored[SHAPE_STORED_MAX], start[APIKEY_START + 1];
 
     keys_make_id(p->object);
-    apikey_make(&p->made);
+    apikey_make(p->key_prefix, &p->made);
     shape_stored_key(p->keys->config, &p->made, stored);
     snprintf(start, sizeof start, "%.*s", (int)APIKEY_START, secret_text(&p->made));
     /* Closed, because Better-Auth knows no inheritance: a key with write must pass its check for read too. */
     keys_format_permissions(scopes_close(p->in.key.scopes), p->keys->config->permission_resource, permissions,
                             sizeof permissions);
     return store_create_key(p->keys->store, &p->actor, &(struct key_creation){
-        .fields = &p->in.key, .permissions = permissions, .start = start, .digest = stored,
+        .fields = &p->in.key, .permissions = permissions, .start = start, .digest = stored, .prefix = p->key_prefix,
         .reference_id = p->reference_id, .tenant_id = p->tenant[0] != '\0' ? p->tenant : NULL,
         .ruling_tenant = p->ruling_tenant }, on_key_created, p);
 }
@@ -122,6 +122,7 @@ static void on_policy(void *owner, enum postgres_outcome outcome, PGresult *cons
     if (ended_by_store(p, outcome, results, count))
         return;
     store_read_policy(results[0], &policy);
+    snprintf(p->key_prefix, sizeof p->key_prefix, "%s", policy.key_prefix[0] != '\0' ? policy.key_prefix : APIKEY_PREFIX);
     if (key_life_decide(&policy, is_new, &p->in.key, &problem) != ERR_OK)
         answer_problem(p, &problem);
     else if ((is_new ? create_key(p) : change_key(p)) != ERR_OK)

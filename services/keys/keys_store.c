@@ -101,7 +101,7 @@ static const struct postgres_statement statements[] = {
     { "key_create", "INSERT INTO mcpgw.apikey (id, \"configId\", name, start, \"referenceId\", prefix, key, \"refillInterval\", \"refillAmount\","
                     " \"lastRefillAt\", enabled, \"rateLimitEnabled\", \"rateLimitTimeWindow\", \"rateLimitMax\", \"requestCount\", remaining,"
                     " \"lastRequest\", \"expiresAt\", \"createdAt\", \"updatedAt\", permissions, metadata)"
-                    " SELECT $4, 'default', $5, $6, $7, 'mcp_', $8, NULL, NULL, NULL, true, $9::boolean, $10::int, $11::int, 0, NULL, NULL,"
+                    " SELECT $4, 'default', $5, $6, $7, $15, $8, NULL, NULL, NULL, true, $9::boolean, $10::int, $11::int, 0, NULL, NULL,"
                     " " NOW_MS " + make_interval(secs => $12::double precision), " NOW_MS ", " NOW_MS ", $13, $14"
                     " WHERE " CLAIMED " AND NOT EXISTS (SELECT FROM mcpgw.apikey x WHERE x.key = $8)" },
     { "key_create_side", "INSERT INTO mcpgw.key (key_id, tenant_id, created_by, allowed_ips, servers, tools, environment)"
@@ -505,6 +505,7 @@ enum err store_create_key(struct store *store, const struct store_actor *actor, 
     step_value(step, fields->expires_in_s == 0 ? NULL : expiry.text);
     step_value(step, creation->permissions);
     step_value(step, fields->metadata);
+    step_value(step, creation->prefix);
 
     step = plan_claimed(&plan, "key_create_side", actor);
     step_value(step, actor->object);

@@ -111,7 +111,7 @@ enum err store_status(struct store *store, postgres_fn *fn, void *owner) MUST_CH
 
 struct key_creation {
     const struct key_fields *fields;
-    const char *permissions, *start, *digest, *reference_id;
+    const char *permissions, *start, *prefix, *digest, *reference_id;
     const char *tenant_id;         /* NULL: none of its own */
     const char *ruling_tenant;     /* whose policy says how many there may be; SQLSTATE STORE_TOO_MANY_KEYS */
 };

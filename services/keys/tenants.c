@@ -42,12 +42,12 @@ static json_t *limit_or_none(int64_t requests, int64_t window_s)
 
 static json_t *json_of(const struct tenant_row *row)
 {
-    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:o}, s:s, s:s, s:s}", "id", row->id, "slug",
+    return json_pack("{s:s, s:s, s:o, s:s, s:o, s:b, s:{s:o, s:o, s:o, s:o, s:o, s:o}, s:{s:o, s:o}, s:s, s:s, s:s}", "id", row->id, "slug",
                      row->slug, "name", text_or_none(row->name), "state", row->is_suspended ? "suspended" : "active",
                      "suspendedReason", text_or_none(row->suspended_reason), "organization", row->is_organization,
                      "policy", "maxKeyLife", number_or_none(row->max_life_s), "maxKeys", number_or_none(row->max_keys),
                      "scopes", scopes_or_none(row->scopes), "rotateAfter", number_or_none(row->rotate_after_s),
-                     "idleAfter", number_or_none(row->idle_after_s), "limits", "tenant",
+                     "idleAfter", number_or_none(row->idle_after_s), "keyPrefix", text_or_none(row->key_prefix), "limits", "tenant",
                      limit_or_none(row->limit_requests, row->limit_window_s), "perUser",
                      limit_or_none(row->user_limit_requests, row->user_limit_window_s), "createdAt", row->created_at, "updatedAt",
                      row->updated_at, "etag", row->etag);

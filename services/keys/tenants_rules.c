@@ -34,6 +34,20 @@ static enum err take_policy_scopes(const json_t *value, struct tenant_fields *fi
     return ERR_OK;
 }
 
+static enum err take_policy_prefix(const json_t *value, struct tenant_fields *fields, struct problem *reterr)
+{
+    const char *text = json_string_value(value);
+
+    fields->has_prefix = true;
+    if (json_is_null(value))
+        return ERR_OK;
+    if (text == NULL || strlen(text) != json_string_length(value) || !apikey_prefix_is_valid(text))
+        return refuse(reterr, "policy.keyPrefix",
+                      "a letter, then letters, digits and underscores, an underscore at the end, 2 to 16 in all, such as acme_; or null for mcp_");
+    memcpy(fields->key_prefix, text, strlen(text) + 1);
+    return ERR_OK;
+}
+
 static enum err take_policy(const json_t *policy, struct tenant_fields *fields, struct problem *reterr)
 {
     const struct {
@@ -61,6 +75,8 @@ static enum err take_policy(const json_t *policy, struct tenant_fields *fields, 
         snprintf(unknown, sizeof unknown, "policy.%s", name);
         if (strcmp(name, "scopes") == 0)
             err = take_policy_scopes(json_object_iter_value(at), fields, reterr);
+        else if (strcmp(name, "keyPrefix") == 0)
+            err = take_policy_prefix(json_object_iter_value(at), fields, reterr);
         else if (i == sizeof rows / sizeof rows[0])
             err = refuse(reterr, unknown, "no such field");
         else

@@ -9,12 +9,12 @@
     " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s)::text)"
 #define TENANT_COLUMNS \
     "id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, " \
-    "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, " \
+    "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, key_prefix, " \
     MOMENT("created_at") ", " MOMENT("updated_at") ", " TENANT_TAG
 enum tenant_column {
     TENANT_id, TENANT_slug, TENANT_name, TENANT_state, TENANT_suspended_reason, TENANT_is_organization, TENANT_max_life_s,
     TENANT_max_keys, TENANT_scopes, TENANT_rotate_after_s, TENANT_idle_after_s, TENANT_limit_requests, TENANT_limit_window_s, TENANT_user_limit_requests,
-    TENANT_user_limit_window_s, TENANT_created_at, TENANT_updated_at, TENANT_etag
+    TENANT_user_limit_window_s, TENANT_key_prefix, TENANT_created_at, TENANT_updated_at, TENANT_etag
 };
 /* A number of the policy: is it named, and what it is from now on. */
 #define POLICY(column, type, named, value) column " = CASE WHEN " named "::boolean THEN " value "::" type " ELSE " column " END"
@@ -27,15 +27,16 @@ const struct postgres_statement tenants_statements[] = {
     { "tenant_created", "SELECT " TENANT_COLUMNS " FROM mcpgw.tenant"
                         " WHERE id = (SELECT r.object FROM mcpgw.request r WHERE r.user_id = $1 AND r.request_id = $2)" },
     { "tenant_create", "INSERT INTO mcpgw.tenant (id, slug, name, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, is_organization,"
-                       " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, created_at, updated_at)"
+                       " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, key_prefix, created_at, updated_at)"
                        " SELECT $4, $5, $6, $7::bigint, $8::int, $9, $10::bigint, $11::bigint,"
-                       " EXISTS (SELECT FROM public.organization o WHERE o.id = $4), $12::int, $13::int, $14::int, $15::int, " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
+                       " EXISTS (SELECT FROM public.organization o WHERE o.id = $4), $12::int, $13::int, $14::int, $15::int, $16, " NOW_MS ", " NOW_MS " WHERE " CLAIMED " ON CONFLICT DO NOTHING" },
     { "tenant_update", "UPDATE mcpgw.tenant SET updated_at = " NOW_MS ", slug = coalesce($5, slug), name = CASE WHEN $6::boolean THEN $7 ELSE name END, "
                        POLICY("max_life_s", "bigint", "$8", "$9") ", " POLICY("max_keys", "int", "$10", "$11") ", "
                        POLICY("scopes", "text", "$12", "$13") ", " POLICY("rotate_after_s", "bigint", "$14", "$15") ", "
                        POLICY("idle_after_s", "bigint", "$16", "$17") ", "
                        POLICY("limit_requests", "int", "$18", "$19") ", " POLICY("limit_window_s", "int", "$18", "$20") ", "
-                       POLICY("user_limit_requests", "int", "$21", "$22") ", " POLICY("user_limit_window_s", "int", "$21", "$23")
+                       POLICY("user_limit_requests", "int", "$21", "$22") ", " POLICY("user_limit_window_s", "int", "$21", "$23") ", "
+                       POLICY("key_prefix", "text", "$24", "$25")
                        " WHERE id = $4 AND " CLAIMED " AND NOT EXISTS (SELECT FROM mcpgw.tenant t WHERE t.slug = $5 AND t.id <> $4)" },
     { "tenant_set_state", "UPDATE mcpgw.tenant SET state = $5, suspended_reason = $6, updated_at = " NOW_MS
                           " WHERE id = $4 AND state <> $5 AND " CLAIMED },
@@ -100,6 +101,7 @@ enum err store_create_tenant(struct store *store, const struct store_actor *acto
     add_number(step, fields->idle_after_s.value, &rooms[3]);
     add_limit(step, &fields->limit, &rooms[4]);
     add_limit(step, &fields->user_limit, &rooms[6]);
+    step_value(step, text_or_null(fields->key_prefix));
     return plan_run(&plan, store, actor, "tenant_created", fn, owner);
 }
 
@@ -126,6 +128,8 @@ enum err store_update_tenant(struct store *store, const struct store_actor *acto
     add_limit(step, &fields->limit, &rooms[4]);
     step_value(step, flag(fields->user_limit.is_set));
     add_limit(step, &fields->user_limit, &rooms[6]);
+    step_value(step, flag(fields->has_prefix));
+    step_value(step, text_or_null(fields->key_prefix));
     return plan_run(&plan, store, actor, "tenant_get", fn, owner);
 }
 
@@ -159,7 +163,7 @@ bool store_read_tenant(const PGresult *rows, int row, struct tenant_row *ret_ten
 #define TEXT(column) postgres_text(rows, row, TENANT_##column)
     *ret_tenant = (struct tenant_row){
         .id = TEXT(id), .slug = TEXT(slug), .name = TEXT(name), .suspended_reason = TEXT(suspended_reason),
-        .scopes = TEXT(scopes), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at), .etag = TEXT(etag),
+        .scopes = TEXT(scopes), .key_prefix = TEXT(key_prefix), .created_at = TEXT(created_at), .updated_at = TEXT(updated_at), .etag = TEXT(etag),
         .is_suspended = strcmp(TEXT(state), "suspended") == 0,
         .is_organization = postgres_flag(rows, row, TENANT_is_organization),
         .max_life_s = postgres_i64(rows, row, TENANT_max_life_s), .max_keys = postgres_i64(rows, row, TENANT_max_keys),

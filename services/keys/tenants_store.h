@@ -7,7 +7,7 @@
 
 /* One row; texts belong to the result, "" stands for NULL, 0 for no rule. */
 struct tenant_row {
-    const char *id, *slug, *name, *suspended_reason, *scopes, *created_at, *updated_at, *etag;
+    const char *id, *slug, *name, *suspended_reason, *scopes, *key_prefix, *created_at, *updated_at, *etag;
     bool is_suspended, is_organization;
     int64_t max_life_s, max_keys, rotate_after_s, idle_after_s;
     int64_t limit_requests, limit_window_s, user_limit_requests, user_limit_window_s;

@@ -4,7 +4,7 @@ import pytest
 from test_keys import ADMIN, ALICE, Api, add_user, sequence, tell_holders, worker, api    # noqa: F401
 
 LIMITS = {"tenant": None, "perUser": None}
-POLICY = {"maxKeyLife": None, "maxKeys": None, "scopes": None, "rotateAfter": None, "idleAfter": None}
+POLICY = {"maxKeyLife": None, "maxKeys": None, "scopes": None, "rotateAfter": None, "idleAfter": None, "keyPrefix": None}
 
 
 def make(api, slug="acme", **body):
@@ -46,6 +46,31 @@ def test_limits_are_set_changed_and_taken_back_one_by_one(api, database):
                          ({"limits": {"tenant": None}}, {"tenant": None, "perUser": two}), ({"limits": LIMITS}, LIMITS)):
         assert api.ok("tenant_update", object=made["id"], body=body)["limits"] == limits == api.ok("tenant_get", object=made["id"])["limits"]
     assert sequence(database) == before + 4                        # each of them is a change that all workers are told of
+
+
+@pytest.mark.parametrize("prefix", ["", "_", "acme", "1a_", "ac me_", "ac-me_", "a" * 16 + "_", "a_\n", 5, "é_"])
+def test_a_prefix_that_no_key_can_have_is_named(api, prefix):
+    assert api.refused(422, "unprocessable", "tenant_create", body={"slug": "a", "policy": {"keyPrefix": prefix}})["field"] == "policy.keyPrefix"
+
+
+def test_a_tenants_keys_have_its_prefix_and_older_ones_go_on(api):
+    tenant = make(api, policy={"keyPrefix": "acme_prod_"})["id"]
+    def create():
+        return api.create(userId="alice", tenantId=tenant)
+    def is_valid(key):
+        return api.ok("key_verify", body={"key": key})["isValid"]
+    first = create()
+    assert (first["key"][:11], len(first["key"]), first["prefix"], first["start"]) == ("acme_prod_1", 71, "acme_prod_", "acme_p")
+    changed = api.ok("tenant_update", object=tenant, body={"policy": {"keyPrefix": "b_"}})
+    assert changed["policy"]["keyPrefix"] == "b_"
+    second = create()
+    api.ok("tenant_update", object=tenant, body={"policy": {"keyPrefix": None}})
+    third = create()
+    assert (second["key"][:3], third["key"][:5]) == ("b_1", "mcp_1") and all(is_valid(key["key"]) for key in (first, second, third))
+    again = api.ok("key_rotate", object=first["id"], body={"overlap": 0})
+    assert again["key"].startswith("acme_prod_1") and is_valid(again["key"]) and not is_valid(first["key"])      # a key keeps its own
+    broken = again["key"][:-1] + ("A" if again["key"][-1] != "A" else "B")
+    assert not is_valid(broken)
 
 
 def test_operators_are_not_shut_out_by_a_limit(api):

@@ -81,8 +81,8 @@ static void a_made_key_is_plausible_long_and_new(void **state)
     (void)state;
 
     for (int i = 0; i < 200; i++) {
-        apikey_make(&first);
-        apikey_make(&second);
+        apikey_make(APIKEY_PREFIX, &first);
+        apikey_make(APIKEY_PREFIX, &second);
         assert_int_equal(first.size, APIKEY_LENGTH);
         assert_int_equal(strlen(secret_text(&first)), APIKEY_LENGTH);
         assert_memory_equal(first.bytes, "mcp_1", 5);
@@ -110,6 +110,39 @@ static void the_digest_is_of_the_whole_text(void **state)
     assert_string_equal(text, "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0");
 }
 
+static void a_prefix_that_could_hide_where_it_ends_is_none(void **state)
+{
+    static const char *const wrong[] = { "", "_", "a", "mcp", "1_", "a-_", "a b_", "abcdefghijklmnop_" };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        assert_false(apikey_prefix_is_valid(wrong[i]));
+    assert_true(apikey_prefix_is_valid("a_") && apikey_prefix_is_valid("a__") && apikey_prefix_is_valid("abcdefghijklmno_"));
+}
+
+static void a_key_with_any_prefix_is_known_by_its_form_and_dies_by_its_checksum(void **state)
+{
+    static const char *const prefixes[] = { "a_", "acme_prod_", "abcdefghijklmno_", "mcp_" };
+    struct secret key;
+    (void)state;
+
+    for (size_t i = 0; i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        apikey_make(prefixes[i], &key);
+        assert_int_equal(key.size, strlen(prefixes[i]) + 61);
+        assert_true(apikey_has_our_form(secret_text(&key), key.size));
+        for (size_t at = 0; at < key.size; at++) {
+            const uint8_t kept = key.bytes[at];
+
+            key.bytes[at] = kept == 'x' ? 'y' : 'x';
+            if (apikey_has_our_form(secret_text(&key), key.size))
+                assert_false(apikey_is_plausible(secret_text(&key), key.size));
+            key.bytes[at] = kept;
+        }
+        assert_true(apikey_is_plausible(secret_text(&key), key.size));
+        assert_false(apikey_has_our_form(secret_text(&key), key.size - 1));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -119,6 +152,8 @@ int main(void)
         cmocka_unit_test(keys_of_other_makers_have_no_checksum),
         cmocka_unit_test(a_made_key_is_plausible_long_and_new),
         cmocka_unit_test(the_digest_is_of_the_whole_text),
+        cmocka_unit_test(a_prefix_that_could_hide_where_it_ends_is_none),
+        cmocka_unit_test(a_key_with_any_prefix_is_known_by_its_form_and_dies_by_its_checksum),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

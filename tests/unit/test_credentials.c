@@ -24,7 +24,7 @@ static int make_key(void **state)
 {
     (void)state;
 
-    apikey_make(&made);
+    apikey_make(APIKEY_PREFIX, &made);
     memcpy(key, made.bytes, made.size + 1);
     return 0;
 }
@@ -63,6 +63,24 @@ static void no_credential_is_unverified(void **state)
         assert_int_equal(find(lines[i]), ERR_UNVERIFIED);
         assert_string_equal(reason, "no_credential");
     }
+}
+
+static void a_bearer_of_our_form_is_a_key_whatever_its_prefix(void **state)
+{
+    struct secret acme;
+    char lines[1024];
+    (void)state;
+
+    apikey_make("acme_", &acme);
+    snprintf(lines, sizeof lines, "Authorization: Bearer %s\r\n", secret_text(&acme));
+    assert_int_equal(find(lines), ERR_OK);
+    assert_int_equal(found.method, AUTH_API_KEY);
+    acme.bytes[acme.size - 1] = acme.bytes[acme.size - 1] == 'a' ? 'b' : 'a';
+    snprintf(lines, sizeof lines, "Authorization: Bearer %s\r\n", secret_text(&acme));
+    assert_int_equal(find(lines), ERR_UNVERIFIED);
+    assert_string_equal(reason, "checksum");
+    assert_int_equal(find("Authorization: Bearer acme_token\r\n"), ERR_OK);
+    assert_int_equal(found.method, AUTH_OAUTH);
 }
 
 static void an_empty_credential_is_unverified(void **state)
@@ -262,6 +280,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_credential_is_unverified),
+        cmocka_unit_test(a_bearer_of_our_form_is_a_key_whatever_its_prefix),
         cmocka_unit_test(an_empty_credential_is_unverified),
         cmocka_unit_test(what_cannot_be_a_token_does_not_leave_the_edge),
         cmocka_unit_test(two_credentials_of_one_kind_are_malformed),
