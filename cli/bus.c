@@ -112,7 +112,7 @@ static enum exit_code bus_replay(struct cli *cli, const struct arguments *argume
 
 static const struct option_row replay_options[] = {
     { "socket", "PATH", "base path to bind, as an edge's bus" },
-    { "role", "ROLE", "authz (default), ratelimit or keys: whose requests are played" },
+    { "role", "ROLE", "authz (default), ratelimit, keys or audit: whose requests are played; audit gets the recorded events and blocks" },
     { "wait", "SECONDS", "longest wait for the worker, and for each answer (10)" }, { 0 }
 };
 

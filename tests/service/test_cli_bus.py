@@ -101,3 +101,13 @@ def test_replay_plays_all_that_a_keys_worker_is_told(database, service, replay):
     assert asked == first_lines(path for name in names for path in sorted(WIRE.glob(f"{name}.*.hex")))
     assert sum(line.startswith("manage_reply ") for line in came) == len(recorded.cases("manage_request"))
     assert [line for line in came if line.startswith(("feed ", "servers_page "))]
+
+
+def test_replay_plays_events_and_blocks_at_an_audit_worker(database, service, replay):
+    process = replay("audit")
+    service("audit", MCPGW_DATABASE_URL=database.url("mcpgw_audit"))
+    asked, came = played(process)
+    assert asked == first_lines(sorted([*WIRE.glob("audit_event.*.hex"), *WIRE.glob("trail_block.*.hex")]))
+    assert [line.split()[0] for line in came] == ["trail_ack"] * len(asked)
+    stored = database.sql("SELECT event, outcome FROM audit.event")
+    assert len(stored) == len(asked) and ("completion", "allowed") in stored
