@@ -174,6 +174,7 @@ bench:
 	@tests/bench/audit
 	@tests/bench/better_auth
 	@tests/bench/timing
+	@tests/bench/tokens
 lint:
 	@$(INSTALL) build lint
 	@tools/lint

@@ -1,4 +1,4 @@
--- What wrk sends: BENCH_METHOD BENCH_PATH with the keys of BENCH_KEYS in turn, each thread from another place on;
+-- What wrk sends: BENCH_METHOD BENCH_PATH with the keys of BENCH_KEYS (values of the field BENCH_FIELD) in turn, each thread from another place on;
 -- with a JSON-RPC body when the method is POST.  Ends with one line of figures for tests/bench/run.
 local threads = 0
 
@@ -13,7 +13,7 @@ function init()
     requests, at = {}, 0
     if method == "POST" then body = '{"jsonrpc":"2.0","id":1,"method":"ping"}' end
     for key in io.lines(os.getenv("BENCH_KEYS")) do
-        local headers = { ["x-api-key"] = key }
+        local headers = { [os.getenv("BENCH_FIELD") or "x-api-key"] = key }
         if body then
             headers["content-type"] = "application/json"
             headers["accept"] = "application/json, text/event-stream"

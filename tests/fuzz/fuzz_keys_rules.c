@@ -6,6 +6,7 @@
 #include "common/scope.h"
 #include "services/keys/keys_rules.h"
 #include "services/keys/tenants_rules.h"
+#include "services/keys/tokens_rules.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
@@ -18,6 +19,25 @@ static void check_key(const struct key_fields *fields)
     json_decref(metadata);
 }
 
+static void try_revocation(const json_t *body)
+{
+    static struct issuers *issuers;
+    struct token_end_fields fields;
+    struct problem problem;
+
+    if (issuers == NULL) {
+        issuers = calloc(1, sizeof *issuers + sizeof issuers->list[0]);
+        assert(issuers != NULL);
+        issuers->count = 1;
+        strcpy(issuers->list[0].name, "a");
+        strcpy(issuers->list[0].issuer, "joe");
+        issuers->list[0].algorithms = JOSE_ALL;
+        issuers->list[0].opaque = OPAQUE_DATABASE;
+    }
+    if (tokens_parse(body, issuers, &fields, &problem) == ERR_OK)
+        assert(strcmp(fields.issuer, "a") == 0 && fields.value[0] != '\0' && strlen(fields.name) == TOKEN_BOND_SIZE - 1);
+}
+
 static void try_body(const json_t *body)
 {
     char reason[KEYS_REASON_MAX + 1];
@@ -27,6 +47,7 @@ static void try_body(const json_t *body)
     struct problem problem;
     const char *text;
 
+    try_revocation(body);
     if (keys_parse_create(body, 60, &key, &problem) == ERR_OK)
         check_key(&key);
     if (keys_parse_update(body, &key, &problem) == ERR_OK)
