@@ -119,17 +119,34 @@ down reset status:
 
 # Everything: unit, service, end to end and chaos under ASan and UBSan, the edge under TSan, a short fuzz, lint, coverage.
 TSAN_TESTS := $(addprefix build/tsan/tests/,test_dispatch test_held test_spool test_streams test_servers test_log test_metrics)
+JOBS  := $(shell nproc)
+BUILD := $(MAKE) --no-print-directory -s
+# make sees no $(MAKE) behind BUILD: a plus hands its jobs on.
+.PHONY: build_asan build_release build_next build_sabotage build_tsan build_cov build_fuzzers build_programs build_tests
+build_asan build_release build_next:
+	+@$(BUILD) VARIANT=$(@:build_%=%) programs
+build_sabotage:
+	+@$(BUILD) VARIANT=sabotage $(addprefix build/sabotage/bin/mcpgw-,audit authz edge)
+build_tsan:
+	+@$(BUILD) VARIANT=tsan $(TSAN_TESTS)
+build_cov:
+	+@$(BUILD) VARIANT=cov all
+build_fuzzers: build_release    # generates what they share
+	+@$(BUILD) fuzzers
+build_programs: build_asan build_release build_next build_sabotage
+build_tests: build_fuzzers build_tsan build_cov build_programs
+	+@$(BUILD) VARIANT=asan build/asan/tests/test_jose_differential
+# One make's jobs serve all of them, so that no core waits for the last file of a variant.
 builds:
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=asan programs build/asan/tests/test_jose_differential
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=release programs
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=next programs
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=sabotage $(addprefix build/sabotage/bin/mcpgw-,audit authz edge)
+	+@$(BUILD) -j$(JOBS) build_programs
+	+@$(BUILD) -j$(JOBS) VARIANT=asan build/asan/tests/test_jose_differential
+# Packages that only tests need are fetched while the programs are compiled.
 test:
-	@$(INSTALL) build run test lint
-	@$(MAKE) --no-print-directory -s builds
-	@$(MAKE) --no-print-directory -s -j2 fuzzers
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=tsan $(TSAN_TESTS)
-	@$(MAKE) --no-print-directory -s -j2 VARIANT=cov all
+	@$(INSTALL) build
+	@mkdir -p build; $(INSTALL) run test lint >build/install.log 2>&1 & installed=$$!; \
+	    $(BUILD) -j$(JOBS) build_programs && wait $$installed || { cat build/install.log; exit 3; }
+	@tests/peers.py >build/peers.log 2>&1 &
+	@$(BUILD) -j$(JOBS) build_tests
 	@tests/run lint unit service e2e chaos fuzz tsan coverage
 check:
 	@$(INSTALL) build run test

@@ -3,9 +3,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
-import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,18 +14,7 @@ _spec = importlib.util.spec_from_file_location("e2e_conftest", Path(__file__).re
 _module = importlib.util.module_from_spec(_spec)
 sys.modules["e2e_conftest"] = _module
 _spec.loader.exec_module(_module)
-Gateway, make_home, wait_until = _module.Gateway, _module.make_home, _module.wait_until
-
-
-def two_ports():
-    """The first of two free neighbours."""
-    while True:
-        port = random.SystemRandom().randrange(20000, 30000)
-        try:
-            with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
-                return port
-        except OSError:
-            continue
+Gateway, make_home, free_port, wait_until = _module.Gateway, _module.make_home, _module.free_port, _module.wait_until
 
 
 def run_user():

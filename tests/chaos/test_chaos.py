@@ -26,7 +26,7 @@ import uuid
 
 import pytest
 
-from e2e_gateway import Gateway, Links, make_home, two_ports, wait_until
+from e2e_gateway import Gateway, Links, free_port, make_home, wait_until
 
 SECONDS = 60 * float(os.environ.get("CHAOS_MINUTES") or 0.75)
 SEED = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -285,7 +285,7 @@ class Nemesis:
 @pytest.fixture
 def chaotic():
     home = os.environ.get("CHAOS_HOME")
-    instance = Gateway(home or make_home(), int(os.environ.get("CHAOS_PORT", "0")) or two_ports())
+    instance = Gateway(home or make_home(on_disk=True), int(os.environ.get("CHAOS_PORT", "0")) or free_port(2))
     instance.links = Links(instance.home, EDGES)
     instance.settings = {**instance.links.settings, "MCPGW_SETTINGS_edge":
                          f"MCPGW_SPOOL_BYTES={SPOOL_BYTES} MCPGW_SEGMENT_BYTES={SEGMENT_BYTES} {os.environ.get('CHAOS_EDGE', '')}"}

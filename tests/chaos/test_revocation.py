@@ -23,7 +23,7 @@ import time
 
 import pytest
 
-from e2e_gateway import Gateway, make_home, two_ports, wait_until
+from e2e_gateway import Gateway, free_port, make_home, wait_until
 
 REVOCATIONS = int(os.environ.get("REVOCATIONS") or 40)
 IS_LONG = REVOCATIONS >= 500
@@ -277,7 +277,7 @@ class Proof:
 
 @pytest.fixture(scope="module")
 def gateway():
-    instance = Gateway(make_home(), two_ports())
+    instance = Gateway(make_home(on_disk=True), free_port(2))
     grace = f"MCPGW_STALE_GRACE_MS={GRACE_MS}"
     instance.settings = {f"MCPGW_SETTINGS_{service}": grace for service in ("edge", "authz", "keys")}
     try:

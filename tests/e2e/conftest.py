@@ -3,9 +3,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,16 +13,12 @@ import psycopg
 import pytest
 import requests
 
-import contract
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import contract                                      # noqa: E402
+from machine import free_port, make_directory, pytest_collection_modifyitems    # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIANT = os.environ.get("VARIANT", "asan")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition, seconds=15.0, what="the condition"):
@@ -153,11 +148,9 @@ def only_when_asked():
         pytest.skip("containers are tried by: make e2e CONTAINERS=1")
 
 
-def make_home():
+def make_home(on_disk=False):
     # Not pytest's tmp_path: the unprivileged user must be able to pass through its parents.
-    home = tempfile.mkdtemp(prefix="mcpgw-e2e-")
-    os.chmod(home, 0o755)
-    return home
+    return make_directory("mcpgw-e2e-", on_disk)
 
 
 @pytest.fixture(scope="session")

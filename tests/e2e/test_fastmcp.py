@@ -3,45 +3,26 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jwt
 import pytest
 import requests
 
-from conftest import free_port, wait_until
+from conftest import ROOT, free_port, wait_until
+from peers import python_environment
 
-ROOT = Path(__file__).resolve().parents[2]
-VERSION = "4.1.2"
 SECRET = "a secret of this server alone, which the gateway does not know"
 
 
 @pytest.fixture(scope="module")
-def python():
-    """Of a virtual environment with FastMCP, made once under build/; skips, by name, where there is no package registry."""
-    folder = ROOT / "build" / "fastmcp"
-    program, stamp = folder / "bin" / "python", folder / f"stamp-{VERSION}"
-    if not stamp.exists():
-        for command in ([sys.executable, "-m", "venv", "--clear", folder], [program, "-m", "pip", "install", "-q", f"fastmcp=={VERSION}"]):
-            try:
-                made = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                pytest.skip(f"FastMCP could not be installed: {error}")
-            if made.returncode != 0:
-                pytest.skip(f"FastMCP could not be installed: {made.stdout[-300:]}")
-        stamp.touch()
-    return program
-
-
-@pytest.fixture(scope="module")
-def start(gateway, python):
+def start(gateway):
     """start(slug, trusts, audience, *options): a server, registered."""
-    started = []
+    started, environment = [], python_environment("fastmcp")
 
     def make(slug, trusts, audience, *options):
         port = free_port()
-        started.append((slug, subprocess.Popen([python, ROOT / "tests/e2e/fastmcp_server.py", str(port), trusts, audience],
-                                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
+        started.append((slug, subprocess.Popen([sys.executable, ROOT / "tests/e2e/fastmcp_server.py", str(port), trusts, audience],
+                                               env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
         url = f"http://127.0.0.1:{port}/mcp"
 
         def answers():
@@ -49,7 +30,7 @@ def start(gateway, python):
                 return requests.post(url, json={}, timeout=2).status_code == 401
             except requests.RequestException:
                 return False
-        wait_until(answers, 60, "FastMCP listens, and asks for a token")
+        wait_until(answers, 120, "FastMCP listens, and asks for a token")
         added = gateway.cli("server", "add", slug, url, *options)
         assert added.returncode == 0, added.stderr
 

@@ -106,7 +106,7 @@ def test_a_lost_postgres_ends_in_503_never_401(own_gateway):
 
 
 def test_a_full_spool_refuses_and_recovers(own_gateway):
-    gateway = own_gateway(settings={"MCPGW_SETTINGS_edge": "MCPGW_SPOOL_BYTES=2097152 MCPGW_SEGMENT_BYTES=1048576"})
+    gateway = own_gateway(settings={"MCPGW_SETTINGS_edge": "MCPGW_SPOOL_BYTES=524288 MCPGW_SEGMENT_BYTES=131072"})
     made = gateway.make_key(scopes=["read"], rateLimit={"requests": 1_000_000, "window": 3600})
     gateway.run_sv("down", "audit-1")
     answered, shed = 0, 0

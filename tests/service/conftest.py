@@ -14,10 +14,8 @@ import pathlib
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -26,8 +24,10 @@ import psycopg
 import pytest
 import redis
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 import busedge                                       # noqa: E402
+from machine import free_port, make_directory, pytest_collection_modifyitems    # noqa: E402, F401
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VARIANT = os.environ.get("VARIANT", "release")
@@ -64,9 +64,7 @@ def find_binary(name):
 
 @pytest.fixture
 def tmp(request):
-    """A short directory: a socket path holds 107 characters."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="mcpgw-t-"))
-    path.chmod(0o755)
+    path = make_directory("mcpgw-t-")
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -75,7 +73,7 @@ class Postgres:
     """A private cluster.  `databases` are made from a template that was migrated once."""
 
     def __init__(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="mcpgw-pg-"))
+        self.directory = make_directory("mcpgw-pg-")
         self.process, self.serial, self.template, self.starts = None, itertools.count(), None, 0
         self.user = {"user": "postgres"} if os.geteuid() == 0 else {}
         if self.user:
@@ -88,8 +86,8 @@ class Postgres:
             c.execute("CREATE ROLE mcpgw_owner LOGIN CREATEROLE")
 
     def start(self):
-        options = {"fsync": "off", "full_page_writes": "off", "listen_addresses": "",
-                   "unix_socket_directories": self.directory, "shared_buffers": "32MB", "max_connections": "60",
+        options = {"fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "128MB",
+                   "listen_addresses": "", "unix_socket_directories": self.directory, "shared_buffers": "32MB", "max_connections": "60",
                    "shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "top"}
         command = [find_binary("postgres"), "-D", self.directory / "data"]
         for name, value in options.items():
@@ -134,6 +132,14 @@ class Postgres:
             self.template = "template_mcpgw"
         return self.template
 
+    def make_database(self, template=None):
+        """A migrated one, or what `template` holds; drop() it."""
+        template = template or self.make_template()
+        name = f"t{next(self.serial)}"
+        with self.connect("postgres") as c:
+            c.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY OWNER mcpgw_owner")
+        return Database(self, name)
+
 
 class Database:
     """One migrated database; `sql` runs as superuser, each call its own transaction."""
@@ -160,9 +166,13 @@ class Database:
     def reset_statements(self):
         self.sql("SELECT statistics.pg_stat_statements_reset()")
 
-    def close(self):
+    def drop(self):
         if self.connection is not None:
             self.connection.close()
+        if self.server.process is None:
+            self.server.start()
+        with self.server.connect("postgres") as c:
+            c.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -176,17 +186,9 @@ def postgres_server():
 @pytest.fixture
 def database(postgres_server):
     """A fresh migrated database; a test may stop and start postgres_server, it runs again afterwards."""
-    template = postgres_server.make_template()
-    name = f"t{next(postgres_server.serial)}"
-    with postgres_server.connect("postgres") as c:
-        c.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER mcpgw_owner")
-    database = Database(postgres_server, name)
+    database = postgres_server.make_database()
     yield database
-    database.close()
-    if postgres_server.process is None:
-        postgres_server.start()
-    with postgres_server.connect("postgres") as c:
-        c.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    database.drop()
 
 
 class Redis:
@@ -323,9 +325,3 @@ def service(tmp):
         log = process.log()
         assert "Sanitizer" not in log and "runtime error" not in log, log
     assert not any(codes.values()), (codes, [p.log()[-2000:] for p in started])
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -17,7 +16,7 @@ import pytest
 
 import busedge
 from busedge import ERR, SCOPES, TIERS
-from conftest import Database, Process, Redis, wait_until
+from conftest import Process, Redis, make_directory, wait_until
 import tokens
 from tokens import AUDIENCE, ISSUER, Key, b64, claims_of, hs256, malleated, session_cookie, unb64, with_signature
 
@@ -40,12 +39,8 @@ class Bench:
     serial = itertools.count(1)
 
     def __init__(self, server):
-        self.server, self.tmp, self.processes = server, Path(tempfile.mkdtemp(prefix="mcpgw-t-")), []
-        self.tmp.chmod(0o755)
-        name = f"tokens{next(self.serial)}"
-        with server.connect("postgres") as c:
-            c.execute(f"CREATE DATABASE {name} TEMPLATE {server.make_template()} OWNER mcpgw_owner")
-        self.db = Database(server, name)
+        self.server, self.tmp, self.processes = server, make_directory("mcpgw-t-"), []
+        self.db = server.make_database()
         self.edge = busedge.Edge(self.tmp / "edge-1").__enter__()
         for user in ("u1", "admin"):
             self.add_user(user)
@@ -55,9 +50,7 @@ class Bench:
         codes = [p.stop() for p in self.processes if p.process.poll() is None]
         logs = [p.log() for p in self.processes]
         self.edge.__exit__(None, None, None)
-        self.db.close()
-        with self.server.connect("postgres") as c:
-            c.execute(f"DROP DATABASE {self.db.name} WITH (FORCE)")
+        self.db.drop()
         shutil.rmtree(self.tmp, ignore_errors=True)
         assert not any("Sanitizer" in log or "runtime error" in log for log in logs), logs
         assert not any(codes), (codes, [log[-2000:] for log in logs])

@@ -44,19 +44,16 @@ HAZARDS = [
 
 @pytest.fixture(scope="module")
 def hazardous(postgres_server):
-    template = postgres_server.make_template()
-    with postgres_server.connect("postgres") as c:
-        c.execute(f"CREATE DATABASE hazards TEMPLATE {template} OWNER mcpgw_owner")
-    with postgres_server.connect("hazards") as c:
+    hazards = postgres_server.make_database()
+    with postgres_server.connect(hazards.name) as c:
         c.execute(USER, ("u", "U", "u@example.com"))
         for number, (columns, *_) in enumerate(HAZARDS + [(dict(key=digest("twice")),)]):
             row = {"id": f"k{number}", "configId": "default", "key": digest(str(number)), "referenceId": "u", "enabled": True, "requestCount": 0,
                    "permissions": '{"mcp":["read"]}', "metadata": "null", **columns}
             names = ", ".join(f'"{name}"' for name in row)
             c.execute(f'INSERT INTO apikey ({names}, "createdAt", "updatedAt") VALUES ({", ".join(["%s"] * len(row))}, now(), now())', list(row.values()))
-    yield doctor(postgres_server, "hazards")
-    with postgres_server.connect("postgres") as c:
-        c.execute("DROP DATABASE hazards WITH (FORCE)")
+    yield doctor(postgres_server, hazards.name)
+    hazards.drop()
 
 
 @pytest.mark.parametrize("number", range(len(HAZARDS)))

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import psycopg
 import pytest
@@ -13,8 +12,7 @@ from conftest import program, wait_until
 from test_keys import ADMIN, ALICE, Api, add_user, sequence, tell_holders
 
 pytest.importorskip("cryptography")
-sys.path.insert(0, str(busedge.ROOT / "tests"))
-from issuer_peer import Authority, Issuer, Key             # noqa: E402
+from issuer_peer import Authority, Issuer, Key    # noqa: E402
 
 COOLDOWN_S = 3600    # nothing here waits for it: tests set the clock of the row back
 

@@ -4,23 +4,10 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from conftest import ROOT
+import peers
 
 FILE = ROOT / "services/edge/openapi.json"
-
-
-@pytest.fixture(scope="module")
-def validator():
-    """From PyPI, once; without a registry the lint is skipped, by name."""
-    place = ROOT / "build" / "pypi"
-    if not (place / "openapi_spec_validator").exists():
-        done = subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", place, "openapi-spec-validator==0.7.1"],
-                              capture_output=True, text=True, timeout=120)
-        if done.returncode != 0:
-            pytest.skip("openapi-spec-validator is not to be had: " + done.stderr.strip()[-200:])
-    return place
 
 
 def test_the_file_is_what_the_tables_say():
@@ -37,7 +24,7 @@ def test_every_route_of_the_management_api_is_described():
         assert method.lower() in paths[pattern], (method, pattern)
 
 
-def test_the_description_is_sound(validator):
+def test_the_description_is_sound():
     done = subprocess.run([sys.executable, "-m", "openapi_spec_validator", FILE], capture_output=True, text=True, timeout=120,
-                          env={"PYTHONPATH": str(validator), "PATH": "/usr/bin:/bin"})
+                          env=peers.python_environment("openapi-spec-validator"))
     assert done.returncode == 0, done.stdout + done.stderr

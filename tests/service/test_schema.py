@@ -104,15 +104,9 @@ def test_a_forbidden_statement_is_refused(schema_database, role, statement):
 @pytest.fixture(scope="module")
 def schema_database(postgres_server):
     """One database for all refusals: none of them changes anything."""
-    from conftest import Database
-    name = "forbidden"
-    with postgres_server.connect("postgres") as c:
-        c.execute(f"CREATE DATABASE {name} TEMPLATE {postgres_server.make_template()} OWNER mcpgw_owner")
-    database = Database(postgres_server, name)
+    database = postgres_server.make_database()
     yield database
-    database.close()
-    with postgres_server.connect("postgres") as c:
-        c.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    database.drop()
 
 
 def test_the_owner_of_everything_is_no_superuser(database):
@@ -416,26 +410,23 @@ def migrate(server, name, user="mcpgw_owner"):
 
 @pytest.fixture
 def empty(postgres_server):
-    with postgres_server.connect("postgres") as c:
-        c.execute("DROP DATABASE IF EXISTS empty")
-        c.execute("CREATE DATABASE empty OWNER mcpgw_owner")
-    yield postgres_server
-    with postgres_server.connect("postgres") as c:
-        c.execute("DROP DATABASE empty WITH (FORCE)")
+    database = postgres_server.make_database("template1")
+    yield database
+    database.drop()
 
 
 def test_a_superuser_may_migrate_too_and_twice_changes_nothing(empty):
-    assert migrate(empty, "empty", "postgres").returncode == 0
-    done = migrate(empty, "empty", "postgres")
+    assert migrate(empty.server, empty.name, "postgres").returncode == 0
+    done = migrate(empty.server, empty.name, "postgres")
     assert done.returncode == 0 and "applied" not in done.stdout
 
 
 def test_tables_that_better_auth_made_are_kept(empty):
-    with empty.connect("empty", "mcpgw_owner") as c:
+    with empty.server.connect(empty.name, "mcpgw_owner") as c:
         c.execute("""CREATE TABLE "user" (id text PRIMARY KEY, name text NOT NULL, email text NOT NULL UNIQUE, "emailVerified" boolean NOT NULL,
                      image text, "createdAt" timestamptz DEFAULT now() NOT NULL, "updatedAt" timestamptz DEFAULT now() NOT NULL)""")
         c.execute("INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('u', 'u', 'u', true)")
-    assert migrate(empty, "empty").returncode == 0
-    with empty.connect("empty") as c:
+    assert migrate(empty.server, empty.name).returncode == 0
+    with empty.server.connect(empty.name) as c:
         assert c.execute("SELECT id, banned FROM \"user\"").fetchall() == [("u", None)]
         assert c.execute("SELECT mcpgw.triggers_present()").fetchone() == (True,)

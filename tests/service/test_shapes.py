@@ -77,19 +77,17 @@ class Shaped:
 @pytest.fixture(params=SHAPES)
 def shaped(request, postgres_server):
     table, name, settings = SHAPES[request.param]
-    with postgres_server.connect("postgres") as c:
-        c.execute("CREATE DATABASE shaped OWNER mcpgw_owner")
-    with postgres_server.connect("shaped", "mcpgw_owner") as c:
+    database = postgres_server.make_database("template1")
+    with postgres_server.connect(database.name, "mcpgw_owner") as c:
         c.execute(USER_TABLE)
         c.execute(table)
-    done = migrate(postgres_server, "shaped", settings)
+    done = migrate(postgres_server, database.name, settings)
     assert done.returncode == 0, done.stderr
     assert name.split(".")[1].strip('"') in done.stdout
-    shaped = Shaped(postgres_server, "shaped", name, settings)
+    shaped = Shaped(postgres_server, database.name, name, settings)
     shaped.sql("INSERT INTO \"user\" (id, name, email, \"emailVerified\") VALUES ('u', 'u', 'u', true), ('v', 'v', 'v', true)")
     yield shaped
-    with postgres_server.connect("postgres") as c:
-        c.execute("DROP DATABASE shaped WITH (FORCE)")
+    database.drop()
 
 
 INSERT = """INSERT INTO mcpgw.apikey (id, "configId", name, start, "referenceId", prefix, key, "refillInterval", "refillAmount", "lastRefillAt", enabled,
@@ -146,17 +144,15 @@ def test_migrating_again_changes_nothing_and_takes_no_lock(shaped):
 
 @pytest.fixture
 def fresh(postgres_server):
-    with postgres_server.connect("postgres") as c:
-        c.execute("CREATE DATABASE shaped OWNER mcpgw_owner")
+    database = postgres_server.make_database("template1")
 
     def make(table, settings=None, name="public.apikey"):
-        with postgres_server.connect("shaped", "mcpgw_owner") as c:
+        with postgres_server.connect(database.name, "mcpgw_owner") as c:
             c.execute(USER_TABLE)
             c.execute(table)
-        return migrate(postgres_server, "shaped", settings), Shaped(postgres_server, "shaped", name, settings or {})
+        return migrate(postgres_server, database.name, settings), Shaped(postgres_server, database.name, name, settings or {})
     yield make
-    with postgres_server.connect("postgres") as c:
-        c.execute("DROP DATABASE shaped WITH (FORCE)")
+    database.drop()
 
 
 @pytest.mark.parametrize("table, settings, status, words", [

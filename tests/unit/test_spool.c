@@ -83,10 +83,11 @@ static enum err append(struct spool *spool, uint32_t count, bool is_junk)
     return spool_append(spool, last_block, trail_end(&writer, 1, none, NULL, 0, mac), count, is_junk);
 }
 
+/* An append is refused when the next segment is not ready in time: a busy machine, not what is tested here. */
 static void fill(struct spool *spool, uint32_t blocks)
 {
     for (uint32_t i = 0; i < blocks; i++)
-        assert_int_equal(append(spool, 10, false), ERR_OK);
+        AWAIT(append(spool, 10, false) == ERR_OK);
 }
 
 static unsigned segments(unsigned slot, char *ret_newest, size_t size)
@@ -198,17 +199,13 @@ static void a_directory_that_cannot_be_made_is_named(void **state)
 static void a_spent_quota_refuses_and_acknowledgements_free_it(void **state)
 {
     struct spool *spool = open_spool(4 * SPOOL_SEGMENT_MIN);
-    enum err err = ERR_OK;
     uint64_t before;
     (void)state;
 
-    while (err == ERR_OK)
-        err = append(spool, 10, false);
-    assert_int_equal(err, ERR_AUDIT_UNAVAILABLE);
+    AWAIT(append(spool, 10, false) == ERR_AUDIT_UNAVAILABLE && !spool_is_available(spool));
     before = spool_next_seq(spool);
     assert_int_equal(append(spool, 10, false), ERR_AUDIT_UNAVAILABLE);
     assert_int_equal(spool_next_seq(spool), before);
-    AWAIT(!spool_is_available(spool));
     spool_acknowledge(spool, spool_producer(spool), spool_epoch(spool), before);
     AWAIT(spool_is_available(spool));
     fill(spool, 10);
@@ -244,7 +241,7 @@ static void junk_has_a_tenth_of_the_quota(void **state)
     (void)state;
 
     for (; spool_takes_junk(spool); blocks++)
-        assert_int_equal(append(spool, 10, true), ERR_OK);
+        AWAIT(append(spool, 10, true) == ERR_OK);
     assert_true(blocks * 11000 < (8u << 20) / 9);
     assert_int_equal(append(spool, 10, false), ERR_OK);
     spool_acknowledge(spool, spool_producer(spool), spool_epoch(spool), spool_next_seq(spool));
