@@ -192,8 +192,10 @@ static json_t *read_rows(const char *path)
 struct import {
     struct cli *cli;
     const json_t *rows;
+    json_t *left;          /* of a check that skips what is known: the rows that are not; NULL: it skips nothing */
+    json_t *numbers;       /* where each of `rows` stands in the file; NULL: where it stands here */
     bool is_dry_run;
-    size_t good, bad;
+    size_t good, bad, skipped;
 };
 
 static void show_progress(const struct import *import, size_t done)
@@ -223,7 +225,6 @@ static json_t *chunk_of(const struct import *import, size_t first)
     return chunk;
 }
 
-/* A line for each row: of a dry run those that are not good, unless that is all that was asked for. */
 /* As the server told it; field NULL: none is at fault. */
 static void print_row(size_t number, const char *status, const char *field, const char *rest)
 {
@@ -236,6 +237,26 @@ static void print_row(size_t number, const char *status, const char *field, cons
     puts(text);
 }
 
+static size_t number_of(const struct import *import, size_t place)
+{
+    return import->numbers != NULL ? (size_t)json_integer_value(json_array_get(import->numbers, place)) : place + 1;
+}
+
+/* Whether the row is left out: the gateway has its key. */
+static bool skip_known(struct import *import, const char *status, size_t place)
+{
+    if (import->left == NULL)
+        return false;
+    if (status != NULL && strcmp(status, "duplicate") == 0) {
+        import->skipped++;
+        return true;
+    }
+    json_array_append(import->left, json_array_get(import->rows, place));
+    json_array_append_new(import->numbers, json_integer((json_int_t)place + 1));
+    return false;
+}
+
+/* A line for each row: of a dry run those that are not good, unless that is all that was asked for. */
 static void tell_rows(struct import *import, const json_t *answer, size_t first, bool tells_all)
 {
     const json_t *line;
@@ -244,19 +265,22 @@ static void tell_rows(struct import *import, const json_t *answer, size_t first,
     json_array_foreach(json_object_get(answer, "rows"), i, line) {
         const char *status = json_string_value(json_object_get(line, "status"));
         const char *field = json_string_value(json_object_get(line, "field")), *id = json_string_value(json_object_get(line, "id"));
-        const bool is_good = id != NULL;
+        const bool is_good = id != NULL, is_skipped = skip_known(import, status, first + i);
+        const size_t number = import->left != NULL ? first + i + 1 : number_of(import, first + i);
 
+        if (is_skipped && !tells_all)
+            continue;
         import->good += is_good;
-        import->bad += !is_good;
+        import->bad += !is_good && !is_skipped;
         if (is_good && !tells_all)
             continue;
-        json_object_set_new((json_t *)(uintptr_t)line, "row", json_integer((json_int_t)(first + i + 1)));
+        json_object_set_new((json_t *)(uintptr_t)line, "row", json_integer((json_int_t)number));
         if (import->cli->is_json)
             print_json(line);
         else if (is_good)
-            print_row(first + i + 1, status, "", id);
+            print_row(number, status, "", id);
         else
-            print_row(first + i + 1, status, field, json_string_value(json_object_get(line, "detail")));
+            print_row(number, status, field, json_string_value(json_object_get(line, "detail")));
     }
 }
 
@@ -282,27 +306,39 @@ static enum exit_code run_calls(struct import *import, bool tells_all)
     return EXIT_DONE;
 }
 
+/* What the check left is imported; row numbers stay those of the file. */
+static enum exit_code import_rows(const struct import *checked, struct import *import)
+{
+    const bool skips = checked->left != NULL;
+
+    *import = (struct import){ .cli = checked->cli, .rows = skips ? checked->left : checked->rows,
+                               .numbers = skips ? checked->numbers : NULL };
+    return run_calls(import, true);
+}
+
 enum exit_code key_import(struct cli *cli, const struct arguments *arguments)
 {
     OWNED(rows_destroy) json_t *rows = read_rows(arguments->positional[0]);
-    const bool only_checks = arguments_value(arguments, "dry-run") != NULL;
-    struct import import = { .cli = cli, .rows = rows, .is_dry_run = true };
+    const bool only_checks = arguments_value(arguments, "dry-run") != NULL, skips = arguments_value(arguments, "skip-known") != NULL;
+    OWNED(rows_destroy) json_t *left = skips ? json_array() : NULL;
+    OWNED(rows_destroy) json_t *numbers = skips ? json_array() : NULL;
+    struct import check = { .cli = cli, .rows = rows, .is_dry_run = true, .left = left, .numbers = numbers }, import = { 0 };
     enum exit_code result;
 
     if (rows == NULL)
         return EXIT_MISUSE;
-    result = run_calls(&import, only_checks);
+    result = run_calls(&check, only_checks);
     if (result != EXIT_DONE)
         return result;
-    if (import.bad > 0) {
-        complain("%zu of %zu rows cannot be imported, so nothing was", import.bad, json_array_size(rows));
+    if (check.bad > 0) {
+        complain("%zu of %zu rows cannot be imported, so nothing was", check.bad, json_array_size(rows));
         return EXIT_REFUSED;
     }
-    if (!only_checks) {
-        import = (struct import){ .cli = cli, .rows = rows };
-        result = run_calls(&import, true);
-    }
+    if (!only_checks)
+        result = import_rows(&check, &import);
+    if (check.skipped > 0)
+        fprintf(stderr, "%zu keys are there already\n", check.skipped);
     if (result == EXIT_DONE)
-        fprintf(stderr, "%zu keys %s\n", import.good, only_checks ? "can be imported" : "imported");
+        fprintf(stderr, "%zu keys %s\n", only_checks ? check.good : import.good, only_checks ? "can be imported" : "imported");
     return result;
 }

@@ -425,7 +425,8 @@ static enum exit_code key_bulk(struct cli *cli, const struct arguments *argument
     return result;
 }
 
-static const struct option_row import_options[] = { { "dry-run", NULL, "only judge the rows" }, { 0 } };
+static const struct option_row import_options[] = { { "dry-run", NULL, "only judge the rows" },
+                                                { "skip-known", NULL, "leave out keys that are there already" }, { 0 } };
 static const struct option_row bulk_options[] = {
     { "dry-run", NULL, "only show what would be changed" },
     { "name", "NAME", "keys of this name" },

@@ -345,8 +345,8 @@ enum err session_read_json(const char *json, size_t size, struct session_texts *
         || !message_take_text(id, texts.session_id, AUTHZ_ID_MAX) || !message_take_text(user, texts.user_id, AUTHZ_ID_MAX)
         || (organization != NULL && !message_take_text(organization, texts.organization_id, AUTHZ_ID_MAX)))
         return ERR_MALFORMED;
-    if (created != NULL && !read_time(created, &created_us))
-        created_us = 0;
+    if (created == NULL || !read_time(created, &created_us))
+        created_us = 0;    /* the oldest there can be: it proves no second factor */
     *ret_texts = texts;
     *ret_row = (struct session_row){
         .session_id = ret_texts->session_id, .user_id = ret_texts->user_id, .organization_id = ret_texts->organization_id,

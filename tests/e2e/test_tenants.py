@@ -76,6 +76,9 @@ def test_a_file_of_keys_is_imported_whole_or_not_at_all(gateway, tmp_path):
     lines = "\n".join(json.dumps({"key": old[2], "userId": "admin", "scopes": ["read"]}) for _ in range(1))
     assert gateway.cli("key", "import", "-", input=lines).returncode == 0
     assert gateway.cli("key", "import", "-", input=lines).returncode == 1      # it is there already
+    new = json.dumps({"key": "legacy_" + "d" * 50, "userId": "admin", "scopes": ["read"]})
+    skipped = gateway.cli("key", "import", "-", "--skip-known", input=f"{lines}\n{new}")
+    assert (skipped.returncode, skipped.stderr) == (0, "1 keys are there already\n1 keys imported\n") and "row 2: imported" in skipped.stdout
     assert gateway.check(old[2]).status_code == 200
     shown = gateway.cli("key", "bulk", "revoke", *ids, "--dry-run", "--json")
     assert sorted(json.loads(shown.stdout)["ids"]) == sorted(ids)

@@ -387,7 +387,6 @@ def test_postgres_down_and_back(postgres_server, database, edge, service, spool)
     for _ in range(300):
         spool.write(100)
     postgres_server.start()
-    database.close()
     audit.wait_ready()
     wait_stored(database, spool)
 

@@ -115,7 +115,7 @@ def test_a_valid_key_gives_its_context(world):
         "error": OK, "reason": "", "user_id": "u1", "tenant_id": "user:u1", "auth_method": API_KEY,
         "scopes": SCOPES["read"] | SCOPES["write"] | SCOPES["proxy"], "tier": TIERS["api_key"], "key_id": world.key_id(key),
         "rate_requests": 7, "rate_window_s": 60, "tenant_rule": 0, "user_rule": 0, "expires_s": 4102444800, "stale": False, "layer": POSTGRES,
-        "session_id": "", "client_id": "", "issuer": "", "second_factor": False}
+        "session_id": "", "client_id": "", "issuer": "", "second_factor": False, "bonds": ""}
     assert without(world.ask(key), "layer") == without(verdict, "layer")
 
 
@@ -144,7 +144,7 @@ def test_a_key_that_does_not_verify_gets_one_answer_whatever_the_reason(world):
             assert without(verdict, "reason", "key_id", "layer") == {
                 "error": UNVERIFIED, "user_id": "", "tenant_id": "", "auth_method": API_KEY, "scopes": 0, "tier": 0,
                 "rate_requests": 0, "rate_window_s": 0, "tenant_rule": 0, "user_rule": 0, "expires_s": 0, "stale": False,
-                "session_id": "", "client_id": "", "issuer": "", "second_factor": False}
+                "session_id": "", "client_id": "", "issuer": "", "second_factor": False, "bonds": ""}
 
 
 def test_enabled_null_and_a_null_limit_are_enabled_and_the_tiers(world):

@@ -122,3 +122,10 @@ def test_the_keys_of_an_issuer_that_the_settings_no_longer_name_are_dropped(data
     rows = database.sql("SELECT kind, key_id, server FROM mcpgw.change WHERE sequence > %s", first)
     assert sorted(rows, key=str) == sorted([(7, None, "former"), (7, None, "odd"), (9, bond("signer", "former", print_of_key), "former"),
                                             (6, None, None)], key=str)
+
+
+def test_an_opaque_token_that_nobody_is_asked_about_is_better_auth_s(database, edge, service, tmp):
+    bench = Bench(database, edge, service, tmp)
+    bench.start(AS, OPAQUE, {"name": "ba", "preset": "better-auth", "issuer": "https://app.example/api/auth", "opaque": "database",
+                             "jwks_url": "https://app.example/jwks"})
+    assert Api(edge).ok("token_revoke", body={"token": "0123456789"})["issuer"] == "ba"

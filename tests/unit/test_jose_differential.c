@@ -101,16 +101,24 @@ static bool would_abort_cjose(const char *token_text)
     }
 }
 
+/* cjose forgets what it had read of some tokens that it refuses; our own memory is watched as ever.  Absent without ASan. */
+__attribute__((weak)) void __lsan_disable(void);
+__attribute__((weak)) void __lsan_enable(void);
+
 static bool cjose_accepts(const char *token_text, const cjose_jwk_t *jwk)
 {
     cjose_err error;
 
     if (would_abort_cjose(token_text))
         return false;
+    if (__lsan_disable != NULL)
+        __lsan_disable();
     cjose_jws_t *jws = cjose_jws_import(token_text, strlen(token_text), &error);
     const bool is_accepted = jws != NULL && cjose_jws_verify(jws, jwk, &error);
 
     cjose_jws_release(jws);
+    if (__lsan_enable != NULL)
+        __lsan_enable();
     return is_accepted;
 }
 
