@@ -205,7 +205,7 @@ def test_a_tool_is_called_through_haproxy(stack):
 
 def test_a_role_has_its_own_secrets_only(stack):
     common = {"ready", *(f"{role}.pub" for role in ROLES)}
-    own = {"edge": {"chain_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url"},
+    own = {"edge": {"chain_key", "lookup_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url", "lookup_key"},
            "authz": {"database_url", "redis_url", "cache_key"}, "audit": {"database_url", "chain_key", "checkpoint.key", "checkpoint.key.pub"}}
     for role in ROLES:
         assert set(stack.inside(role, "ls /run/secrets-of-role").split()) == common | own[role] | {f"{role}.key"}

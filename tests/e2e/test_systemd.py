@@ -192,7 +192,7 @@ def test_the_sandbox_of_a_service_is_in_effect(machine, service):
 
 
 def test_a_service_reads_its_own_credentials_only(machine):
-    expected = {"edge": {"chain_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url"},
+    expected = {"edge": {"chain_key", "lookup_key"}, "ratelimit": {"redis_url"}, "keys": {"database_url", "better_auth_redis_url", "lookup_key"},
                 "authz": {"database_url", "redis_url", "cache_key", "better_auth_secret", "session_redis_url"},
                 "audit": {"database_url", "chain_key", "checkpoint_key", "checkpoint_key.pub"}}
     for service in SERVICES:
