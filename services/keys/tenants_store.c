@@ -5,12 +5,12 @@
 
 #include "services/keys/store_plan.h"
 
-#define TENANT_TAG "md5(ROW(id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s," \
-    " limit_requests, limit_window_s, user_limit_requests, user_limit_window_s)::text)"
-#define TENANT_COLUMNS \
+/* What people see of a tenant and may have changed: both what is read and what its tag stands for. */
+#define TENANT_FACTS \
     "id, slug, name, state, suspended_reason, is_organization, max_life_s, max_keys, scopes, rotate_after_s, idle_after_s, " \
-    "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, key_prefix, " \
-    MOMENT("created_at") ", " MOMENT("updated_at") ", " TENANT_TAG
+    "limit_requests, limit_window_s, user_limit_requests, user_limit_window_s, key_prefix"
+#define TENANT_TAG "md5(ROW(" TENANT_FACTS ")::text)"
+#define TENANT_COLUMNS TENANT_FACTS ", " MOMENT("created_at") ", " MOMENT("updated_at") ", " TENANT_TAG
 enum tenant_column {
     TENANT_id, TENANT_slug, TENANT_name, TENANT_state, TENANT_suspended_reason, TENANT_is_organization, TENANT_max_life_s,
     TENANT_max_keys, TENANT_scopes, TENANT_rotate_after_s, TENANT_idle_after_s, TENANT_limit_requests, TENANT_limit_window_s, TENANT_user_limit_requests,

@@ -369,3 +369,12 @@ def test_a_list_is_narrowed_by_what_is_asked(api, database):
     assert names(f"user=alice&limit=1&cursor={first['next']}") == ["ci-1"]
     for query in ("state=dead", "name=", "user=", "expiresBefore=soon", "outcome=allowed", "state="):
         api.refused(422, "unprocessable", "key_list", query=query)
+
+
+def test_whatever_of_a_tenant_is_changed_its_tag_changes(api):
+    tenant = api("tenant_create", body={"slug": "seen"}).json
+    tags = [tenant["etag"]]
+    for body in ({"name": "n"}, {"policy": {"keyPrefix": "seen_"}}, {"policy": {"maxKeys": 3}}, {"policy": {"idleAfter": 86400}},
+                 {"limits": {"tenant": {"requests": 5, "window": 60}}}, {"limits": {"perUser": {"requests": 5, "window": 60}}}):
+        tags.append(api.ok("tenant_update", object=tenant["id"], body=body)["etag"])
+    assert len(set(tags)) == len(tags)
