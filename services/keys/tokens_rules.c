@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/apikey.h"
 #include "common/encode.h"
 
 static enum err refuse(struct problem *reterr, const char *field, const char *detail)
@@ -77,7 +78,8 @@ static enum err take_opaque(const json_t *body, const struct issuers *issuers, s
     for (size_t i = 0; issuer == NULL && i < issuers->count; i++)
         if (issuers->list[i].opaque == OPAQUE_DATABASE)
             issuer = &issuers->list[i];
-    if (strncmp(json_string_value(token), "mcp_", 4) == 0)
+    if (strncmp(json_string_value(token), APIKEY_PREFIX, sizeof APIKEY_PREFIX - 1) == 0
+        || apikey_has_our_form(json_string_value(token), json_string_length(token)))
         return refuse(reterr, "token", "this is an API key: revoke it as a key");
     if (issuer == NULL)
         return refuse(reterr, "token", "no issuer has tokens of this kind: send the access token, not a session's or a refresh token");

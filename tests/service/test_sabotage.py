@@ -32,8 +32,10 @@ def store_through_a_refusal(database, edge, service, sabotage):
     """Postgres refuses one batch, as a full disk would; what is stored in the end, and what was lost."""
     spool = ForgetfulSpool(edge)
     audit = start(service, database, SABOTAGE=sabotage)
+    edge.wait_worker("audit")    # before, nobody hears what it acknowledges
     spool.write(10)
     wait_stored(database, spool)
+    wait_until(lambda: spool.acked == 11, what="the acknowledgement")
     database.sql("ALTER TABLE audit.batch ADD CONSTRAINT full_disk CHECK (first_seq < 11) NOT VALID")
     spool.write(10)
     wait_until(lambda: audit.events("statement_refused"), what="the refusal")

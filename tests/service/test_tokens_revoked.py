@@ -48,7 +48,7 @@ def test_what_names_no_token_is_refused_by_field(api):
         ("issuedBefore", {"issuer": "corp", "subject": "x", "issuedBefore": "2999-01-01T00:00:00Z"}),
         ("expiresAt", {"issuer": "corp", "id": "x", "expiresAt": 1}), ("expiresAt", {"issuer": "corp", "id": "x", "expiresAt": "2020-01-01T00:00:00Z"}),
         ("expiresAt", {"token": token(jti="over", exp=1000000000)}), ("reason", {"issuer": "corp", "id": "x", "reason": "x" * 201}),
-        ("token", {"token": ""}), ("token", {"token": 5}), ("token", {"token": "mcp_" + "x" * 60}), ("token", {"token": "no-such-prefix"}),
+        ("token", {"token": ""}), ("token", {"token": 5}), ("token", {"token": "mcp_" + "x" * 60}), ("token", {"token": "acme_1" + "x" * 60}), ("token", {"token": "no-such-prefix"}),
         ("token", {"token": "a.b.c"}), ("token", {"token": token(iss="https://other.example")}), ("token", {"token": token(jti="x" * 200)}),
         ("token", {"token": "x" * 20000}),
     ]:
